@@ -1,0 +1,1 @@
+//! The ground: every effect (disk, clock, randomness) goes through here, real or simulated.

@@ -1,0 +1,1 @@
+//! The log, its views and the tables.

@@ -1,0 +1,1 @@
+//! RocketMQ's vocabulary and bytes.
