@@ -1,0 +1,195 @@
+//! What can be set about the rules: RocketMQ's keys where it has them, and the bounds that are ours.
+//!
+//! The struct is plain; reading files, flags and environment into it is the binary's business. Fields that an
+//! administrator may change while the broker runs are listed in `admin.rs`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use env::Millis;
+
+/// Options of the broker's rules. `Default` is RocketMQ's, field by field, and then ours.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `brokerName`: the name of this broker set in routes.
+    pub broker_name: String,
+    /// `brokerClusterName`.
+    pub cluster_name: String,
+    /// `brokerId`: 0 is the master.
+    pub broker_id: i64,
+    /// `brokerIP1` and `listenPort`: the address in records, message ids and remarks.
+    pub store_host: SocketAddr,
+    /// `brokerPermission`: 2 takes sends, 4 serves pulls.
+    pub broker_permission: i32,
+    /// `regionId`: the `MSG_REGION` property of every message.
+    pub region_id: String,
+    /// `traceOn`: the `TRACE_ON` property of every message.
+    pub trace_on: bool,
+    /// `traceTopicEnable`: create the topic for traces.
+    pub trace_topic_enable: bool,
+    /// `msgTraceTopicName`: its name.
+    pub trace_topic_name: String,
+
+    /// `defaultTopicQueueNums`: queues of the template topic `TBW102`.
+    pub default_topic_queue_nums: i32,
+    /// `autoCreateTopicEnable`: a send to an unknown topic creates it.
+    pub auto_create_topic_enable: bool,
+    /// `clusterTopicEnable`: the topic named after the cluster may be read and written.
+    pub cluster_topic_enable: bool,
+    /// `brokerTopicEnable`: the same for the topic named after the broker.
+    pub broker_topic_enable: bool,
+    /// `autoCreateSubscriptionGroup`: the first heartbeat, pull or commit of a group creates it.
+    pub auto_create_subscription_group: bool,
+    /// `maxMessageSize`: bytes of a body, and of a batch's body.
+    pub max_message_size: usize,
+    /// `rejectTransactionMessage`.
+    pub reject_transaction_message: bool,
+    /// `startAcceptSendRequestTimeStamp`: no sends before this time.
+    pub start_accept_send_at: Millis,
+    /// `flushDiskType=SYNC_FLUSH`: a send is answered once its bytes are on the device.
+    pub sync_flush: bool,
+    /// `syncFlushTimeout`: how long a send waits for that, ms.
+    pub sync_flush_timeout: u64,
+    /// `messageDelayLevel`: the delay of each level, from level 1 on, ms.
+    pub delay_levels: Vec<i64>,
+    /// `flushDelayOffsetInterval`: how often `delayOffset.json` is written, ms.
+    pub flush_delay_offset_interval: u64,
+
+    /// `longPollingEnable`: hold a pull that finds nothing.
+    pub long_polling_enable: bool,
+    /// `shortPollingTimeMills`: how long it is held otherwise, ms.
+    pub short_polling_time: u64,
+    /// `litePullMessageEnable`.
+    pub lite_pull_message_enable: bool,
+    /// `enablePropertyFilter`: serve SQL92 expressions.
+    pub enable_property_filter: bool,
+    /// `rejectPullConsumerEnable`: ignore consumers of type `CONSUME_ACTIVELY`.
+    pub reject_pull_consumer_enable: bool,
+    /// `slaveReadEnable`: send slow consumers to a slave.
+    pub slave_read_enable: bool,
+    /// `maxTransferBytesOnMessageInMemory`.
+    pub transfer_bytes_in_memory_max: usize,
+    /// `maxTransferCountOnMessageInMemory`.
+    pub transfer_count_in_memory_max: usize,
+    /// `maxTransferBytesOnMessageInDisk`.
+    pub transfer_bytes_on_disk_max: usize,
+    /// `maxTransferCountOnMessageInDisk`.
+    pub transfer_count_on_disk_max: usize,
+    /// `accessMessageInMemoryMaxRatio`: percent of the machine's memory that counts as near the end of the log.
+    pub in_memory_ratio: u64,
+    /// Memory of the machine, or of the control group, in bytes; 0 when unknown: then all of the log counts as near.
+    pub memory_bytes: u64,
+    /// `maxFilterMessageSize`: bytes of queue entries that one filtered pull looks at, at least.
+    pub filter_message_size_max: usize,
+
+    /// `notifyConsumerIdsChangedEnable`: tell consumers when their group changes.
+    pub notify_consumer_ids_changed_enable: bool,
+    /// `channelExpiredTimeout`: how long a client without heartbeat stays, ms.
+    pub channel_expired_timeout: u64,
+    /// `subscriptionExpiredTimeout`: how long a subscription nobody renews stays, ms.
+    pub subscription_expired_timeout: u64,
+    /// `flushConsumerOffsetInterval`: how often `consumerOffset.json` is written, ms.
+    pub flush_consumer_offset_interval: u64,
+    /// `useServerSideResetOffset`: a reset waits on the broker for the next pull.
+    pub use_server_side_reset_offset: bool,
+    /// `rocketmq.broker.rebalance.lockMaxLiveTime`: lease of a queue lock, ms.
+    pub lock_lease: u64,
+    /// `configBlackList`: keys that may not be changed over the wire, besides those that never may.
+    pub config_black_list: Vec<String>,
+
+    /// Bound: topics.
+    pub topics_max: usize,
+    /// Bound: queues of one topic.
+    pub topic_queues_max: i32,
+    /// Bound: subscription groups.
+    pub groups_max: usize,
+    /// Bound: clients, counted once for each group they are in.
+    pub clients_max: usize,
+    /// Bound: topics that one group subscribes to.
+    pub subscriptions_max: usize,
+    /// Bound: consumer offsets, one for each topic, group and queue.
+    pub offsets_max: usize,
+    /// Bound: queue locks.
+    pub locks_max: usize,
+    /// Bound: pulls that wait for a message.
+    pub parked_pulls_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            broker_name: "DEFAULT_BROKER".into(),
+            cluster_name: "DefaultCluster".into(),
+            broker_id: 0,
+            store_host: SocketAddr::from((Ipv4Addr::LOCALHOST, 10911)),
+            broker_permission: 6,
+            region_id: "DefaultRegion".into(),
+            trace_on: true,
+            trace_topic_enable: false,
+            trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
+            default_topic_queue_nums: 8,
+            auto_create_topic_enable: true,
+            cluster_topic_enable: true,
+            broker_topic_enable: true,
+            auto_create_subscription_group: true,
+            max_message_size: 4 << 20,
+            reject_transaction_message: false,
+            start_accept_send_at: 0,
+            sync_flush: false,
+            sync_flush_timeout: 5_000,
+            delay_levels: parse_delay_levels(DELAY_LEVELS)
+                .expect("the default levels are well formed"),
+            flush_delay_offset_interval: 10_000,
+            long_polling_enable: true,
+            short_polling_time: 1_000,
+            lite_pull_message_enable: true,
+            enable_property_filter: false,
+            reject_pull_consumer_enable: false,
+            slave_read_enable: false,
+            transfer_bytes_in_memory_max: 262_144,
+            transfer_count_in_memory_max: 32,
+            transfer_bytes_on_disk_max: 65_536,
+            transfer_count_on_disk_max: 8,
+            in_memory_ratio: 40,
+            memory_bytes: 0,
+            filter_message_size_max: 16_000,
+            notify_consumer_ids_changed_enable: true,
+            channel_expired_timeout: 120_000,
+            subscription_expired_timeout: 600_000,
+            flush_consumer_offset_interval: 5_000,
+            use_server_side_reset_offset: true,
+            lock_lease: 60_000,
+            config_black_list: Vec::new(),
+            topics_max: 100_000,
+            topic_queues_max: 65_536,
+            groups_max: 50_000,
+            clients_max: 200_000,
+            subscriptions_max: 10_000,
+            offsets_max: 4_000_000,
+            locks_max: 1_000_000,
+            parked_pulls_max: 200_000,
+        }
+    }
+}
+
+/// `messageDelayLevel` as the original sets it.
+pub const DELAY_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
+
+/// Reads a `messageDelayLevel`: numbers with a unit (`s`, `m`, `h`, `d`), separated by spaces.
+///
+/// # Errors
+/// Returns the first word that is none.
+pub fn parse_delay_levels(text: &str) -> Result<Vec<i64>, String> {
+    text.split_whitespace()
+        .map(|word| {
+            let unit = match word.as_bytes().last() {
+                Some(b's') => 1_000,
+                Some(b'm') => 60_000,
+                Some(b'h') => 3_600_000,
+                Some(b'd') => 86_400_000,
+                Some(_) | None => return Err(word.to_owned()),
+            };
+            let number: i64 = word[..word.len() - 1].parse().map_err(|_| word.to_owned())?;
+            number.checked_mul(unit).filter(|delay| *delay >= 0).ok_or_else(|| word.to_owned())
+        })
+        .collect()
+}
