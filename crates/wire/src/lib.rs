@@ -6,6 +6,10 @@
 //! values (permissions, limits of the broker, retries) is left to the crates above.
 
 pub mod batch;
+pub mod code;
+pub mod ext;
+pub mod fastjson;
+pub mod frame;
 pub mod hash;
 pub mod id;
 pub mod names;
