@@ -1,0 +1,153 @@
+//! The few calls around a run: routes, topics, offsets. One at a time, nothing hot.
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    scan::{Scanner, field, remark},
+    template::{Codec, request},
+};
+
+const UPDATE_AND_CREATE_TOPIC: i32 = 17;
+const GET_MAX_OFFSET: i32 = 30;
+const GET_MIN_OFFSET: i32 = 31;
+const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
+const GET_BROKER_CLUSTER_INFO: i32 = 106;
+const TOPIC_NOT_EXIST: i32 = 17;
+
+/// A connection for calls that wait for their answer.
+#[derive(Debug)]
+pub(super) struct Control {
+    stream: TcpStream,
+    codec: Codec,
+    opaque: i32,
+}
+
+struct Reply {
+    code: i32,
+    header: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Control {
+    /// Connects to `host:port`.
+    pub(super) async fn connect(address: &str, codec: Codec) -> Result<Control> {
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Control { stream, codec, opaque: 0 })
+    }
+
+    async fn call(&mut self, code: i32, fields: &[(&str, &str)]) -> Result<Reply> {
+        self.opaque += 1;
+        self.stream.write_all(&request(self.codec, code, self.opaque, fields, &[])).await?;
+        let mut bytes = Vec::new();
+        loop {
+            let mut scanner = Scanner::default();
+            if let Some((len, answer)) = scanner.next(&bytes)? {
+                if answer.opaque == self.opaque {
+                    return Ok(Reply {
+                        code: answer.code,
+                        header: answer.header.to_vec(),
+                        body: answer.body.to_vec(),
+                    });
+                }
+                bytes.drain(..len); // a request of the server's own
+                continue;
+            }
+            if self.stream.read_buf(&mut bytes).await? == 0 {
+                bail!("the server closed the connection");
+            }
+        }
+    }
+
+    async fn call_ok(&mut self, what: &str, code: i32, fields: &[(&str, &str)]) -> Result<Reply> {
+        let reply = self.call(code, fields).await?;
+        if reply.code != 0 {
+            bail!("{what}: code {}: {}", reply.code, remark(&reply.header));
+        }
+        Ok(reply)
+    }
+
+    /// Creates a topic at a broker, or brings it to this shape.
+    pub(super) async fn create_topic(&mut self, topic: &str, queues: u32) -> Result<()> {
+        let queues = queues.to_string();
+        let fields = [
+            ("topic", topic),
+            ("defaultTopic", "TBW102"),
+            ("readQueueNums", &queues),
+            ("writeQueueNums", &queues),
+            ("perm", "6"),
+            ("topicFilterType", "SINGLE_TAG"),
+            ("topicSysFlag", "0"),
+            ("order", "false"),
+        ];
+        self.call_ok(&format!("cannot create topic `{topic}`"), UPDATE_AND_CREATE_TOPIC, &fields)
+            .await?;
+        Ok(())
+    }
+
+    /// The range of offsets of a queue at a broker.
+    pub(super) async fn offsets(&mut self, topic: &str, queue: u32) -> Result<(i64, i64)> {
+        let queue_text = queue.to_string();
+        let fields = [("topic", topic), ("queueId", queue_text.as_str())];
+        let mut bounds = [0; 2];
+        for (bound, code) in bounds.iter_mut().zip([GET_MIN_OFFSET, GET_MAX_OFFSET]) {
+            let reply =
+                self.call_ok(&format!("offsets of `{topic}` queue {queue}"), code, &fields).await?;
+            *bound =
+                field(&reply.header, "offset").context("an offset answer without an offset")?;
+        }
+        Ok((bounds[0], bounds[1]))
+    }
+
+    /// Addresses of the masters that a name server knows for `topic`; of all masters when it does not know the topic.
+    pub(super) async fn masters(&mut self, topic: &str) -> Result<Vec<String>> {
+        let reply = self.call(GET_ROUTEINFO_BY_TOPIC, &[("topic", topic)]).await?;
+        let body = match reply.code {
+            0 => reply.body,
+            TOPIC_NOT_EXIST => {
+                self.call_ok("cluster info", GET_BROKER_CLUSTER_INFO, &[]).await?.body
+            }
+            code => bail!("route of `{topic}`: code {code}: {}", remark(&reply.header)),
+        };
+        let masters = master_addresses(&String::from_utf8_lossy(&body));
+        if masters.is_empty() {
+            bail!("the name server knows no broker");
+        }
+        Ok(masters)
+    }
+}
+
+/// The values of `brokerAddrs` maps at key 0, whose keys may stand without quotes.
+fn master_addresses(body: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in body.split("\"brokerAddrs\":{").skip(1) {
+        let map = part.split('}').next().unwrap_or_default();
+        for entry in map.split(',') {
+            let master = entry.strip_prefix("0:").or_else(|| entry.strip_prefix("\"0\":"));
+            if let Some(address) = master {
+                found.push(address.trim_matches('"').to_owned());
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masters_are_found_in_both_dialects_of_json() {
+        let body = r#"{"brokerDatas":[{"brokerAddrs":{0:"127.0.0.1:10911",1:"127.0.0.1:2"},"brokerName":"a"},
+            {"brokerAddrs":{"0":"[::1]:10911"},"brokerName":"b"},{"brokerAddrs":{2:"10.0.0.1:1"}}]}"#;
+        assert_eq!(master_addresses(body), ["127.0.0.1:10911", "[::1]:10911"]);
+    }
+}

@@ -1,0 +1,421 @@
+//! `apogee bench produce`: sends, single or in batches, over pipelined connections.
+//!
+//! A connection's frames lie one behind the other in a [`Ring`]; a run of them is patched and written at once.
+//! `--rate` paces by schedule, and latency is then counted from the scheduled moment, so that a stalled server cannot
+//! hide its stall by not being asked.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use tokio::{
+    task::JoinSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Length, Target, Work,
+    pipe::{Load, Next, Pipe},
+    report::{Line, Tally, measure},
+    scan::Answer,
+    template::{Codec, OPAQUE_BASE, OPAQUE_SPAN, OpaquePlace, Place, Template, digits},
+};
+
+const SEND_MESSAGE_V2: i32 = 310;
+const SEND_BATCH_MESSAGE: i32 = 320;
+
+/// Flags of `bench produce`.
+#[derive(Debug, Args)]
+pub(crate) struct Produce {
+    #[command(flatten)]
+    pub(super) target: Target,
+    #[command(flatten)]
+    length: Length,
+    #[command(flatten)]
+    shape: Shape,
+    /// Requests in flight on each connection.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    in_flight: u32,
+    /// Messages a second over all connections; as many as the server takes when 0.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+}
+
+/// What each message is like.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Shape {
+    /// Body bytes of a message.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=4_194_304))]
+    pub(super) size: u32,
+    /// Messages in one request.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    batch: u32,
+    /// Tag of the messages.
+    #[arg(long)]
+    tag: Option<String>,
+    /// User keys on each message, each of them new; the index holds them all.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16))]
+    keys: u32,
+    /// Leaves out the unique key that every real client puts on a message (and the broker indexes).
+    #[arg(long)]
+    no_unique_key: bool,
+}
+
+impl Produce {
+    pub(super) async fn run(self) -> Result<()> {
+        self.length.check()?;
+        let Target { connections, queues, topics, codec, .. } = self.target;
+        let brokers = self.target.brokers().await?;
+        let create_us = self.target.create_topics(&brokers).await?;
+        let mut senders = Vec::new();
+        for at in 0..connections {
+            let broker = &brokers[at as usize % brokers.len()];
+            let ring = Ring::new(&self.target, &self.shape, self.in_flight, at);
+            let pace = self.rate as f64 / f64::from(connections);
+            senders.push((Pipe::connect(broker).await?, Sender::new(ring, self.in_flight, pace)));
+        }
+        if self.length.warmup > 0 {
+            let work = Arc::new(Work::new(self.length.warmup, None));
+            let run = drive(&mut senders, &work);
+            senders = measure(&self.target.pid, &work, run).await?.output;
+            for (_, sender) in &mut senders {
+                sender.tally = Tally::default();
+            }
+        }
+        let work = self.length.work();
+        let run = drive(&mut senders, &work);
+        let measured = measure(&self.target.pid, &work, run).await?;
+        let mut tally = Tally::default();
+        for (_, sender) in &measured.output {
+            tally.add(&sender.tally);
+        }
+        let mut line = Line::default();
+        line.pair("op", "produce")
+            .pair("codec", format_args!("{codec:?}").to_string().to_lowercase());
+        line.pair("size", self.shape.size).pair("batch", self.shape.batch);
+        line.pair("connections", connections).pair("in_flight", self.in_flight);
+        line.pair("topics", topics).pair("queues", queues);
+        if let Some(create_us) = create_us {
+            line.pair("create_topic_us", format_args!("{create_us:.1}"));
+        }
+        line.run(&self.target.pid, &measured, &tally).percentiles("", &tally.latency).print();
+        Ok(())
+    }
+}
+
+/// Runs all senders until the work is done.
+async fn drive(senders: &mut Vec<(Pipe, Sender)>, work: &Arc<Work>) -> Result<Vec<(Pipe, Sender)>> {
+    let mut tasks = JoinSet::new();
+    for (mut pipe, mut sender) in senders.drain(..) {
+        sender.begin(Arc::clone(work));
+        tasks.spawn(async move {
+            pipe.drive(&mut sender).await?;
+            anyhow::Ok((pipe, sender))
+        });
+    }
+    let mut done = Vec::new();
+    while let Some(task) = tasks.join_next().await {
+        done.push(task??);
+    }
+    Ok(done)
+}
+
+/// How many bytes of frames are written at once, unless one frame is longer.
+const RUN_BYTES: usize = 256 << 10;
+
+/// Frames of one length, one behind the other, and where each is patched.
+#[derive(Debug)]
+pub(super) struct Ring {
+    frames: Vec<u8>,
+    frame_len: usize,
+    slots: usize,
+    opaque: OpaquePlace,
+    born_at: Place,
+    queue: Place,
+    topic: Option<Place>,
+    unique: Vec<Place>,
+    /// Where the body of a message that is not a batch begins.
+    body_at: usize,
+    topics: u64,
+    queues: u64,
+    /// Messages in one frame.
+    batch: u64,
+    body_bytes: u64,
+    /// Frames prepared so far; the first is offset for each connection, so that they do not all fill one queue.
+    count: u64,
+    unique_count: u64,
+}
+
+const BORN: &str = "1234567890123";
+/// A unique key has 32 characters: sixteen say who sent it, sixteen count.
+const COUNT: &str = "8642086420864208";
+
+impl Ring {
+    /// Encodes the frames of the n-th connection.
+    pub(super) fn new(target: &Target, shape: &Shape, in_flight: u32, connection: u32) -> Ring {
+        let mut properties = String::new();
+        let mut pair = |name: &str, value: &str| {
+            properties.push_str(&format!("{name}\u{1}{value}\u{2}"));
+        };
+        // differs for each run and connection, as a client's address and start time do
+        let sender = format!("{:08X}{connection:08X}", fastrand::u32(..));
+        if !shape.no_unique_key {
+            pair("UNIQ_KEY", &format!("{sender}{COUNT}"));
+        }
+        if shape.keys > 0 {
+            let keys: Vec<String> =
+                (0..shape.keys).map(|at| format!("{at:X}{sender}{COUNT}")).collect();
+            pair("KEYS", &keys.join(" "));
+        }
+        if let Some(tag) = &shape.tag {
+            pair("TAGS", tag);
+        }
+        pair("WAIT", "true");
+        let body = vec![b'x'; shape.size as usize];
+        let batched = shape.batch > 1;
+        let whole_body = if batched {
+            batch_body(&body, properties.as_bytes(), shape.batch)
+        } else {
+            body.clone()
+        };
+        let queue_text = "?".repeat(digits(u64::from(target.queues - 1)));
+        let topic_text = "?".repeat(target.topic_digits());
+        let topic_name = match target.topics {
+            1 => target.topic.clone(),
+            _ => format!("{}-{topic_text}", target.topic),
+        };
+        let template = Template::new(
+            target.codec,
+            if batched { SEND_BATCH_MESSAGE } else { SEND_MESSAGE_V2 },
+            &[
+                ("a", "apogee-bench"),
+                ("b", &topic_name),
+                ("c", "TBW102"),
+                ("d", "4"),
+                ("e", &queue_text),
+                ("f", "0"),
+                ("g", BORN),
+                ("h", "0"),
+                ("i", &properties),
+                ("j", "0"),
+                ("k", "false"),
+                ("m", if batched { "true" } else { "false" }),
+            ],
+            &whole_body,
+        );
+        let bytes = &template.bytes;
+        let topic = (target.topics > 1)
+            .then(|| Place::of(bytes, &format!("-{topic_text}"), 8).without_first());
+        // JSON keeps the order of the fields, so the queue stands behind the topic
+        let queue = Place::of(bytes, &queue_text, field_start(target.codec, bytes, "e"));
+        let mut unique = Vec::new();
+        let mut from = 8;
+        while super::scan::find(&bytes[from..], COUNT.as_bytes()).is_some() {
+            let place = Place::of(bytes, COUNT, from);
+            from = place.end();
+            unique.push(place);
+        }
+        let slots = (RUN_BYTES / bytes.len()).clamp(1, in_flight as usize);
+        Ring {
+            frame_len: bytes.len(),
+            slots,
+            opaque: template.opaque,
+            born_at: Place::of(bytes, BORN, 8),
+            queue,
+            topic,
+            unique,
+            body_at: bytes.len() - whole_body.len(),
+            topics: u64::from(target.topics),
+            queues: u64::from(target.queues),
+            batch: u64::from(shape.batch),
+            body_bytes: u64::from(shape.size) * u64::from(shape.batch),
+            count: u64::from(connection),
+            unique_count: 0,
+            frames: bytes.repeat(slots),
+        }
+    }
+
+    /// Patches up to `wanted` frames from the front; the first gets `opaque`. Returns how many.
+    fn prepare(&mut self, wanted: usize, opaque: impl Fn(usize) -> i32) -> usize {
+        let born_at = epoch_millis();
+        let count = wanted.min(self.slots);
+        for slot in 0..count {
+            let frame = &mut self.frames[slot * self.frame_len..][..self.frame_len];
+            self.opaque.write(frame, opaque(slot));
+            self.born_at.write(frame, born_at);
+            if let Some(topic) = self.topic {
+                topic.write(frame, self.count % self.topics);
+            }
+            self.queue.write(frame, (self.count / self.topics) % self.queues);
+            self.count += 1;
+            for place in &self.unique {
+                self.unique_count += 1;
+                place.write(frame, self.unique_count);
+            }
+        }
+        count
+    }
+
+    /// Writes eight bytes at the front of a frame's body.
+    pub(super) fn stamp(&mut self, slot: usize, stamp: u64) {
+        let at = slot * self.frame_len + self.body_at;
+        self.frames[at..at + 8].copy_from_slice(&stamp.to_be_bytes());
+    }
+}
+
+/// Where the value of a field of one letter may begin.
+fn field_start(codec: Codec, frame: &[u8], name: &str) -> usize {
+    let before = match codec {
+        Codec::Json => format!("\"{name}\":\""),
+        Codec::Rocketmq => format!("\0\u{1}{name}\0\0\0"),
+    };
+    Place::of(frame, &before, 8).end()
+}
+
+/// Now, as clients write it; from the system's clock, as clients do.
+fn epoch_millis() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
+}
+
+/// The body of SEND_BATCH_MESSAGE: each message with its own length, flag and properties.
+fn batch_body(body: &[u8], properties: &[u8], count: u32) -> Vec<u8> {
+    let mut one = Vec::new();
+    let total = 4 + 4 + 4 + 4 + 4 + body.len() + 2 + properties.len();
+    one.extend_from_slice(&(total as u32).to_be_bytes());
+    one.extend_from_slice(&[0; 12]); // magic, body CRC, flag: the broker reads only the flag
+    one.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    one.extend_from_slice(body);
+    one.extend_from_slice(&(properties.len() as u16).to_be_bytes());
+    one.extend_from_slice(properties);
+    one.repeat(count as usize)
+}
+
+/// Requests of one connection that wait for their answers.
+#[derive(Debug)]
+pub(super) struct Sender {
+    ring: Ring,
+    run_len: usize,
+    work: Option<Arc<Work>>,
+    /// When each request was sent (or due), by the low bits of its number.
+    sent_at: Vec<Instant>,
+    sent: u64,
+    answered: u64,
+    in_flight: u64,
+    /// Messages a second; 0 for as many as are taken.
+    pace: f64,
+    begun: Instant,
+    /// Requests sent before `begun`.
+    sent_before: u64,
+    stamped: Option<Instant>,
+    pub(super) tally: Tally,
+}
+
+impl Sender {
+    /// A sender of a ring's frames.
+    pub(super) fn new(ring: Ring, in_flight: u32, pace: f64) -> Sender {
+        let now = Instant::now();
+        Sender {
+            ring,
+            run_len: 0,
+            work: None,
+            sent_at: vec![now; (2 * in_flight as usize).next_power_of_two()],
+            sent: 0,
+            answered: 0,
+            in_flight: u64::from(in_flight),
+            pace,
+            begun: now,
+            sent_before: 0,
+            stamped: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Has each body begin with the nanoseconds from `epoch` to its scheduled moment.
+    pub(super) fn stamped_from(mut self, epoch: Instant) -> Sender {
+        self.stamped = Some(epoch);
+        self
+    }
+
+    /// Starts on new work.
+    pub(super) fn begin(&mut self, work: Arc<Work>) {
+        self.work = Some(work);
+        self.begun = Instant::now();
+        self.sent_before = self.sent;
+    }
+
+    /// When the n-th request from now on is due.
+    fn due(&self, ahead: u64) -> Instant {
+        let requests = (self.sent + ahead - self.sent_before) as f64;
+        self.begun + Duration::from_secs_f64(requests * self.ring.batch as f64 / self.pace)
+    }
+}
+
+impl Load for Sender {
+    fn next(&mut self, now: Instant) -> Next {
+        let Some(work) = &self.work else { return Next::Done };
+        let idle = self.sent == self.answered;
+        let mut room = self.in_flight - (self.sent - self.answered);
+        if room < self.in_flight.div_ceil(4) && self.pace == 0.0 {
+            return Next::Answer; // a quarter at a time: fewer and longer writes
+        }
+        if self.pace > 0.0 {
+            let mut ready = 0;
+            while ready < room.min(self.ring.slots as u64) && self.due(ready) <= now {
+                ready += 1;
+            }
+            if ready == 0 {
+                return match (work.is_over(now), idle) {
+                    (true, true) => Next::Done,
+                    (true, false) => Next::Answer,
+                    (false, _) => Next::Later(self.due(0)),
+                };
+            }
+            room = ready;
+        }
+        let batch = self.ring.batch;
+        let wanted = room.min(self.ring.slots as u64);
+        let took = work.take(wanted * batch, now);
+        let count = took.div_ceil(batch) as usize;
+        if count == 0 {
+            return if idle { Next::Done } else { Next::Answer };
+        }
+        let first = self.sent;
+        let opaque =
+            |slot: usize| OPAQUE_BASE + ((first + slot as u64) % u64::from(OPAQUE_SPAN)) as i32;
+        let prepared = self.ring.prepare(count, opaque);
+        debug_assert_eq!(prepared, count, "a run fits the ring");
+        let mask = self.sent_at.len() - 1;
+        for slot in 0..count {
+            let at = if self.pace > 0.0 { self.due(slot as u64) } else { now };
+            self.sent_at[(first as usize + slot) & mask] = at;
+            if let Some(epoch) = self.stamped {
+                self.ring.stamp(slot, u64::try_from((at - epoch).as_nanos()).unwrap_or(0));
+            }
+        }
+        self.sent += count as u64;
+        self.run_len = count * self.ring.frame_len;
+        Next::Run
+    }
+
+    fn run(&self) -> &[u8] {
+        &self.ring.frames[..self.run_len]
+    }
+
+    fn answer(&mut self, answer: &Answer<'_>, now: Instant) {
+        if answer.opaque < OPAQUE_BASE {
+            return; // a request of the server's own
+        }
+        self.answered += 1;
+        let mask = self.sent_at.len() - 1;
+        let number = (answer.opaque - OPAQUE_BASE) as usize;
+        self.tally.took(now.saturating_duration_since(self.sent_at[number & mask]));
+        if self.tally.count(answer.code, answer.header) {
+            self.tally.messages += self.ring.batch;
+            self.tally.bytes += self.ring.body_bytes;
+        }
+        if let Some(work) = &self.work {
+            work.add_done(self.ring.batch);
+        }
+    }
+}
