@@ -20,6 +20,12 @@ pub fn index_key_hash(topic: &str, key: &str) -> i32 {
     extend(extend(extend(0, topic), "#"), key).checked_abs().unwrap_or(0)
 }
 
+/// Hash of `topic#T#tag`, under which an index file since 5.5.0 also keeps the tag
+/// (Java: `IndexService.buildKey` with the index type `T`).
+pub fn index_tag_hash(topic: &str, tag: &str) -> i32 {
+    extend(extend(extend(0, topic), "#T#"), tag).checked_abs().unwrap_or(0)
+}
+
 /// CRC-32 (IEEE) with the top bit cleared, as all of Java's checksums (Java: `UtilAll.crc32`).
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes) & 0x7FFF_FFFF
@@ -52,6 +58,7 @@ mod tests {
     fn index_hash_is_never_negative() {
         assert_eq!(index_key_hash("", "x"), java_string_hash("#x"));
         assert_eq!(index_key_hash("T", "k"), java_string_hash("T#k").abs());
+        assert_eq!(index_tag_hash("T", "k"), java_string_hash("T#T#k").abs());
         for key in ["a", "hello world hello", "7F0000010A0B18B4AAC2000000000001"] {
             assert!(index_key_hash("TopicTest", key) >= 0);
         }
