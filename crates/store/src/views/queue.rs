@@ -1,0 +1,1010 @@
+//! Consume queues: for each topic and queue id, where its messages lie in the log (Java: `ConsumeQueue`).
+//!
+//! ```text
+//! file consumequeue/<topic>/<id>/<20 digits: position of its first byte>, mappedFileSizeConsumeQueue bytes, sparse
+//! entry, 20 bytes: long log offset, int record length, long tags code
+//! ```
+//! The dispatcher pushes entries in log order; they wait in memory, where readers see them at once, and are written per
+//! queue about once a second. A queue at rest is a handle of some hundred bytes: no open file, no buffer, no thread.
+//! A queue that starts later than its file has the room before it filled with entries (0, 2147483647, 0).
+//!
+//! Invariant: the entries of a queue are dense, in log order, and those that are written are a prefix of those that a
+//! rebuild from the log would give. What is behind the last written entry of a file is zeros.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map},
+    io::{self, IoSlice},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use env::{Disk, File, Millis, Open};
+
+use super::LastStop;
+use crate::{Fault, OpenError};
+
+const ENTRY_BYTES: usize = 20;
+/// Length that stands in an entry which fills the room before a queue's first message.
+const GAP_LEN: u32 = i32::MAX as u32;
+/// Entries in the first look for the end of a file: one page of them, which is all that a young queue has.
+const FIRST_LOOK: u64 = 204;
+
+/// Where one message of a queue lies, and what its tag hashes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueEntry {
+    /// Start of the record in the log.
+    pub log_offset: u64,
+    /// Length of the record in bytes.
+    pub len: u32,
+    /// Hash of the tag, 0 for none; in queues of delayed messages the time when they are due.
+    pub tags_code: i64,
+}
+
+impl QueueEntry {
+    const GAP: QueueEntry = QueueEntry { log_offset: 0, len: GAP_LEN, tags_code: 0 };
+
+    /// Whether the entry only fills room and stands for no message.
+    pub fn is_gap(&self) -> bool {
+        self.len == GAP_LEN
+    }
+
+    fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..8].copy_from_slice(&self.log_offset.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.len.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.tags_code.to_be_bytes());
+        bytes
+    }
+
+    /// Decodes the first 20 of `bytes`.
+    fn decode(bytes: &[u8]) -> QueueEntry {
+        QueueEntry {
+            log_offset: u64::from_be_bytes(bytes[..8].try_into().expect("8 bytes")),
+            len: u32::from_be_bytes(bytes[8..12].try_into().expect("4 bytes")),
+            tags_code: i64::from_be_bytes(bytes[12..20].try_into().expect("8 bytes")),
+        }
+    }
+
+    /// Whether this can be an entry of a record below `log_end`: not the zeros behind a file's last one, nor rubbish.
+    fn is_below(&self, log_end: u64) -> bool {
+        (1..=GAP_LEN).contains(&self.len) && self.log_offset < log_end
+    }
+}
+
+/// Which message [`Queue::offset_at`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// The first that was stored at the time or later; behind the last message if there is none.
+    Lower,
+    /// The last that was stored at the time or earlier; the first message if there is none.
+    Upper,
+}
+
+/// Tells when the record at a log offset and of a length was stored; `None` if it is gone.
+pub type StoreTime = dyn Fn(u64, u32) -> Option<Millis> + Send + Sync;
+
+/// A consume queue: a handle that is shared by all who append to it, dispatch to it or read it.
+pub struct Queue {
+    topic: Box<str>,
+    id: i32,
+    /// Tells queues apart in the cache of open files.
+    serial: u32,
+    next: AtomicI64,
+    max: AtomicI64,
+    min: AtomicI64,
+    state: Mutex<State>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Files that exist, by number: the first byte of number n is at n × the length of a file.
+    files: Range<u64>,
+    /// Entries below this offset are written.
+    written: u64,
+    /// Encoded entries from `written` on.
+    pending: Vec<u8>,
+    /// Log offset of the last entry, pending or not; `None` if the queue has none.
+    last_log_offset: Option<u64>,
+    /// Whether the dispatcher has the queue on its list of those to write.
+    is_listed: bool,
+    /// First file with writes that are not synced.
+    unsynced_from: Option<u64>,
+    /// Whether a file was created whose name is not synced.
+    has_new_name: bool,
+    /// Whether the topic was removed: what is still dispatched to this handle goes nowhere.
+    is_removed: bool,
+}
+
+/// What the queues of a store have in common.
+struct Shared {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    entries_per_file: u64,
+    files: Mutex<FileCache>,
+    serials: AtomicU32,
+    /// Entries that wait in memory, over all queues.
+    pending: AtomicUsize,
+    /// Every entry of a record below this log offset is written.
+    written_to: AtomicU64,
+    unsynced: Mutex<Vec<Arc<Queue>>>,
+    /// A sync failed: nothing is known about what was written before, so nothing may be called durable any more.
+    sync_failed: AtomicBool,
+    store_time: OnceLock<Box<StoreTime>>,
+}
+
+impl Queue {
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The queue's number within the topic.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// Offset of the first message that the log still has; the same as [`Queue::max_offset`] if it has none.
+    pub fn min_offset(&self) -> i64 {
+        self.min.load(Ordering::Acquire)
+    }
+
+    /// Offset behind the last message that readers can see.
+    pub fn max_offset(&self) -> i64 {
+        self.max.load(Ordering::Acquire)
+    }
+
+    /// Returns where appended messages get their offsets from; to be used under the lock that orders the log.
+    pub(crate) fn numbering(&self) -> Numbering<'_> {
+        Numbering(&self.next)
+    }
+
+    /// Appends to `out` the entries from offset `from` on, not more than `max` of them; none if `from` is not between
+    /// [`Queue::min_offset`] and [`Queue::max_offset`]. It may wait for the disk.
+    pub fn read(&self, from: i64, max: usize, out: &mut Vec<QueueEntry>) -> Result<(), Fault> {
+        self.read_with(from, max, out, |file, at, bytes| file.read_at(at, bytes).map(|()| true))?;
+        Ok(())
+    }
+
+    /// As [`Queue::read`], but returns `false`, with nothing appended, if a device had to be waited for.
+    pub fn try_read(
+        &self,
+        from: i64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+    ) -> Result<bool, Fault> {
+        let before = out.len();
+        let is_whole =
+            self.read_with(from, max, out, |file, at, bytes| file.try_read_at(at, bytes))?;
+        if !is_whole {
+            out.truncate(before);
+        }
+        Ok(is_whole)
+    }
+
+    fn read_with(
+        &self,
+        from: i64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+        read: impl Fn(&dyn File, u64, &mut [u8]) -> io::Result<bool>,
+    ) -> Result<bool, Fault> {
+        if from < self.min_offset() || from >= self.max_offset() {
+            return Ok(true);
+        }
+        let mut at = from as u64;
+        let end = at.saturating_add(max as u64).min(self.max_offset() as u64);
+        let per_file = self.shared.entries_per_file;
+        let mut bytes = Vec::new();
+        while at < end {
+            let file_end = {
+                let state = self.lock();
+                if at >= state.written {
+                    let pending = &state.pending[(at - state.written) as usize * ENTRY_BYTES..];
+                    let pending = pending.chunks_exact(ENTRY_BYTES).take((end - at) as usize);
+                    out.extend(pending.map(QueueEntry::decode));
+                    return Ok(true);
+                }
+                state.written.min((at / per_file + 1) * per_file).min(end)
+            };
+            bytes.resize((file_end - at) as usize * ENTRY_BYTES, 0);
+            let file = match self.shared.open(self, at / per_file, Open::Existing) {
+                Ok(file) => file,
+                // Retention was faster: the entries are gone, as the next look at the minimum will say.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                Err(error) => return Err(error.into()),
+            };
+            if !read(&*file, at % per_file * ENTRY_BYTES as u64, &mut bytes)? {
+                return Ok(false);
+            }
+            out.extend(bytes.chunks_exact(ENTRY_BYTES).map(QueueEntry::decode));
+            at = file_end;
+        }
+        Ok(true)
+    }
+
+    /// Returns the offset of the message that `boundary` names for a store time, between [`Queue::min_offset`] and
+    /// [`Queue::max_offset`]. Times that do not grow (a foreign log, a clock that stepped back) make the answer one of
+    /// several right ones. It reads queue and log.
+    pub fn offset_at(&self, time: Millis, boundary: Boundary) -> Result<i64, Fault> {
+        let (min, max) = (self.min_offset(), self.max_offset());
+        let is_before = |stored: Millis| match boundary {
+            Boundary::Lower => stored < time,
+            Boundary::Upper => stored <= time,
+        };
+        // Below `low` everything was stored before; what the log no longer has counts as old.
+        let (mut low, mut high) = (min, max);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.stored_at(middle)?.is_none_or(is_before) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(match boundary {
+            Boundary::Lower => low,
+            Boundary::Upper => (low - 1).max(min),
+        })
+    }
+
+    /// Returns when the message at `offset` was stored; `None` if the queue or the log has none there.
+    pub fn stored_at(&self, offset: i64) -> Result<Option<Millis>, Fault> {
+        let Some(entry) = self.entry(offset)? else { return Ok(None) };
+        let store_time = self.shared.store_time.get().filter(|_| !entry.is_gap());
+        Ok(store_time.and_then(|store_time| store_time(entry.log_offset, entry.len)))
+    }
+
+    /// Returns the entry at `offset`, if the queue has it.
+    pub fn entry(&self, offset: i64) -> Result<Option<QueueEntry>, Fault> {
+        let mut one = Vec::with_capacity(1);
+        self.read(offset, 1, &mut one)?;
+        Ok(one.pop())
+    }
+
+    /// Takes the queue for pushing entries; for the dispatcher alone.
+    pub(crate) fn pusher(&self) -> Pusher<'_> {
+        Pusher { queue: self, state: self.lock(), pushed: 0 }
+    }
+
+    /// Returns whether entries wait to be written, and the log offset of the first of them.
+    fn first_pending(&self) -> Option<u64> {
+        let state = self.lock();
+        (!state.pending.is_empty()).then(|| QueueEntry::decode(&state.pending).log_offset)
+    }
+
+    /// Writes what waits. The entries stay readable throughout; on an error those that were not written keep waiting.
+    fn write(self: &Arc<Self>) -> io::Result<()> {
+        let (mut at, bytes, had_files) = {
+            let state = self.lock();
+            if state.pending.is_empty() || state.is_removed {
+                return Ok(());
+            }
+            (state.written, state.pending.clone(), state.files.clone())
+        };
+        let per_file = self.shared.entries_per_file;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let number = at / per_file;
+            let room = (per_file - at % per_file) as usize * ENTRY_BYTES;
+            let part = &rest[..rest.len().min(room)];
+            let is_new = !had_files.contains(&number);
+            let file = if is_new {
+                self.shared.create(self, number)?
+            } else {
+                self.shared.open(self, number, Open::Existing)?
+            };
+            if is_new && had_files.is_empty() && rest.len() == bytes.len() {
+                fill_gap(&*file, at % per_file)?;
+            }
+            file.write_at(at % per_file * ENTRY_BYTES as u64, &[IoSlice::new(part)])?;
+            rest = &rest[part.len()..];
+            at += (part.len() / ENTRY_BYTES) as u64;
+            self.note_written(number, part.len(), is_new);
+        }
+        Ok(())
+    }
+
+    fn note_written(self: &Arc<Self>, file: u64, bytes: usize, is_new: bool) {
+        let entries = bytes / ENTRY_BYTES;
+        let mut state = self.lock();
+        if state.is_removed {
+            // The topic went while its entries were written: they were counted off, and the file goes as the others did.
+            drop(state);
+            if let Err(error) = self.shared.remove(self, file) {
+                tracing::warn!(topic = self.topic(), %error, "file of a removed topic stays");
+            }
+            return;
+        }
+        self.shared.pending.fetch_sub(entries, Ordering::Relaxed);
+        state.written += entries as u64;
+        if state.pending.len() == bytes {
+            // A queue at rest keeps a small buffer at most.
+            state.pending.clear();
+            state.pending.shrink_to(ENTRY_BYTES * 8);
+        } else {
+            state.pending.drain(..bytes);
+        }
+        state.files = match state.files.is_empty() {
+            true => file..file + 1,
+            false => state.files.start..state.files.end.max(file + 1),
+        };
+        state.has_new_name |= is_new;
+        if state.unsynced_from.is_none() {
+            state.unsynced_from = Some(file);
+            drop(state);
+            lock(&self.shared.unsynced).push(Arc::clone(self));
+        }
+    }
+
+    /// Makes durable what was written; adds to `dirs` the directories that got names.
+    fn sync(&self, dirs: &mut Vec<PathBuf>) -> io::Result<()> {
+        let files = {
+            let mut state = self.lock();
+            if std::mem::take(&mut state.has_new_name) {
+                dirs.push(self.dir());
+            }
+            let Some(first) = state.unsynced_from.take() else { return Ok(()) };
+            first.max(state.files.start)..state.files.end
+        };
+        for number in files {
+            match self.shared.open(self, number, Open::Existing) {
+                Ok(file) => file.sync()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the minimum to the first entry of a record at or after `log_min`, and removes the files before it, except
+    /// the newest. Returns how many files went.
+    fn follow_log_min(&self, log_min: u64) -> Result<usize, Fault> {
+        let (mut low, mut high) = (self.min_offset(), self.max_offset());
+        // Most queues are not touched by a deletion: look at the first entry before the search.
+        if low >= high || self.entry(low)?.is_some_and(|entry| is_kept(entry, log_min)) {
+            return Ok(0);
+        }
+        low += 1;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry(middle)?.is_some_and(|entry| is_kept(entry, log_min)) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        self.min.store(low, Ordering::Release);
+        self.remove_files_below(low as u64)
+    }
+
+    fn remove_files_below(&self, offset: u64) -> Result<usize, Fault> {
+        let mut removed = 0;
+        loop {
+            let number = {
+                let mut state = self.lock();
+                let first = state.files.start;
+                let is_newest = first + 1 >= state.files.end;
+                if is_newest || (first + 1) * self.shared.entries_per_file > offset {
+                    break;
+                }
+                state.files.start += 1;
+                first
+            };
+            self.shared.remove(self, number)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.shared.root.join(&*self.topic).join(self.id.to_string())
+    }
+
+    fn file_path(&self, number: u64) -> PathBuf {
+        self.dir().join(format!("{:020}", number * self.shared.file_len()))
+    }
+}
+
+/// The offsets that a queue gives to appended messages.
+pub(crate) struct Numbering<'a>(&'a AtomicI64);
+
+impl Numbering<'_> {
+    /// Returns the offset that the next message gets.
+    pub(crate) fn next(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes it.
+    pub(crate) fn take(&self) -> i64 {
+        let offset = self.next();
+        // The log's lock keeps others away: no read-modify-write is needed.
+        self.0.store(offset + 1, Ordering::Relaxed);
+        offset
+    }
+}
+
+fn is_kept(entry: QueueEntry, log_min: u64) -> bool {
+    !entry.is_gap() && entry.log_offset >= log_min
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fills the first `entries` of a file (Java: `ConsumeQueue.fillPreBlank`).
+fn fill_gap(file: &dyn File, entries: u64) -> io::Result<()> {
+    let block = QueueEntry::GAP.encode().repeat(3276);
+    let (mut at, end) = (0, entries * ENTRY_BYTES as u64);
+    while at < end {
+        let len = (end - at).min(block.len() as u64);
+        file.write_at(at, &[IoSlice::new(&block[..len as usize])])?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// A queue, taken for pushing a run of entries; what was pushed is seen by readers when it is dropped.
+pub(crate) struct Pusher<'a> {
+    queue: &'a Queue,
+    state: MutexGuard<'a, State>,
+    pushed: usize,
+}
+
+impl Pusher<'_> {
+    /// Adds the entry of the message with queue offset `offset`. One that the queue already has is left out.
+    pub(crate) fn push(&mut self, offset: i64, entry: QueueEntry) {
+        let Ok(offset) = u64::try_from(offset) else { return };
+        if self.state.is_removed {
+            return;
+        }
+        let expected = self.end();
+        if offset != expected {
+            let is_old = self.state.last_log_offset.is_some_and(|last| entry.log_offset <= last);
+            if offset < expected && is_old {
+                return;
+            }
+            let gap = offset.saturating_sub(expected);
+            if self.state.last_log_offset.is_none() && self.state.files.is_empty()
+                || offset < expected
+            {
+                // The first message that the log still has of the queue; or of a topic that was removed and made anew.
+                self.restart_at(offset);
+            } else if gap < self.queue.shared.entries_per_file {
+                tracing::warn!(
+                    topic = self.queue.topic(),
+                    queue = self.queue.id,
+                    expected,
+                    offset,
+                    "gap in queue"
+                );
+                for _ in 0..gap {
+                    self.add(QueueEntry::GAP);
+                }
+            } else {
+                // Java appends such an entry where it stands (`putMessagePositionInfo`, "logic queue order maybe wrong").
+                tracing::error!(
+                    topic = self.queue.topic(),
+                    queue = self.queue.id,
+                    expected,
+                    offset,
+                    "queue out of order"
+                );
+            }
+        }
+        self.add(entry);
+        self.state.last_log_offset = Some(entry.log_offset);
+    }
+
+    /// Returns whether the queue has to be put on the list of those to write, and notes that it is.
+    pub(crate) fn list(&mut self) -> bool {
+        !self.state.pending.is_empty() && !std::mem::replace(&mut self.state.is_listed, true)
+    }
+
+    fn add(&mut self, entry: QueueEntry) {
+        self.state.pending.extend_from_slice(&entry.encode());
+        self.pushed += 1;
+    }
+
+    fn end(&self) -> u64 {
+        self.state.written + (self.state.pending.len() / ENTRY_BYTES) as u64
+    }
+
+    fn restart_at(&mut self, offset: u64) {
+        let queue = self.queue;
+        for number in self.state.files.clone() {
+            if let Err(error) = queue.shared.remove(queue, number) {
+                tracing::warn!(topic = queue.topic(), queue = queue.id, %error, "old queue file stays");
+            }
+        }
+        let waited = self.state.pending.len() / ENTRY_BYTES - self.pushed;
+        queue.shared.pending.fetch_sub(waited, Ordering::Relaxed);
+        self.pushed = 0;
+        self.state.files = 0..0;
+        self.state.pending.clear();
+        self.state.written = offset;
+        queue.max.store(offset as i64, Ordering::Release);
+        queue.min.store(offset as i64, Ordering::Release);
+    }
+}
+
+impl Drop for Pusher<'_> {
+    fn drop(&mut self) {
+        if self.pushed == 0 {
+            return;
+        }
+        self.queue.shared.pending.fetch_add(self.pushed, Ordering::Relaxed);
+        let end = self.end() as i64;
+        self.queue.max.store(end, Ordering::Release);
+        // A recovery numbers nothing, it only dispatches; live the number was taken long before.
+        if self.queue.next.load(Ordering::Relaxed) < end {
+            self.queue.next.fetch_max(end, Ordering::Relaxed);
+        }
+    }
+}
+
+/// All queues of a store.
+pub struct Queues {
+    shared: Arc<Shared>,
+    /// By topic, then sorted by id.
+    table: RwLock<HashMap<Box<str>, Vec<Arc<Queue>>>>,
+}
+
+impl Queues {
+    /// Finds the queues below `root` and cuts from each what stands for records at or after `trusted`, since those are
+    /// dispatched again. `log_min` is the first offset that the log still has. After a crash the part of a file behind the
+    /// last entry is cleared, since anything may be there.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        root: PathBuf,
+        file_len: u64,
+        open_files_max: usize,
+        last_stop: LastStop,
+        trusted: u64,
+        log_min: u64,
+    ) -> Result<Queues, OpenError> {
+        let shared = Arc::new(Shared {
+            disk,
+            root,
+            entries_per_file: file_len / ENTRY_BYTES as u64,
+            files: Mutex::new(FileCache::new(open_files_max)),
+            serials: AtomicU32::new(0),
+            pending: AtomicUsize::new(0),
+            written_to: AtomicU64::new(trusted),
+            unsynced: Mutex::default(),
+            sync_failed: AtomicBool::new(false),
+            store_time: OnceLock::new(),
+        });
+        let mut table: HashMap<Box<str>, Vec<Arc<Queue>>> = HashMap::new();
+        let root = shared.root.clone();
+        let list = |dir: &Path| {
+            shared.disk.list(dir).map_err(|source| OpenError::Io {
+                what: "cannot list",
+                path: dir.to_owned(),
+                source,
+            })
+        };
+        for topic in list(&root)?.into_iter().filter(|entry| entry.is_dir) {
+            let dir = root.join(&topic.name);
+            let mut queues = Vec::new();
+            for entry in list(&dir)? {
+                // Java skips other names too.
+                let Ok(id) = entry.name.parse::<i32>() else { continue };
+                let files = list(&dir.join(&entry.name))?;
+                let queue = shared.new_queue(&topic.name, id);
+                queue.recover(files, last_stop, trusted)?;
+                queue.follow_log_min(log_min)?;
+                queues.push(Arc::new(queue));
+            }
+            queues.sort_by_key(|queue| queue.id);
+            table.insert(topic.name.into(), queues);
+        }
+        Ok(Queues { shared, table: RwLock::new(table) })
+    }
+
+    /// Says how to find the store time of a record; searches by time need it.
+    pub fn set_store_time(&self, store_time: Box<StoreTime>) {
+        // Set once, by the store that owns both; a second call changes nothing.
+        let _ = self.shared.store_time.set(store_time);
+    }
+
+    /// Returns the handle of a queue, making one if there is none; on disk it appears with its first message.
+    pub fn queue(&self, topic: &str, id: i32) -> Arc<Queue> {
+        if let Some(queue) = self.find(topic, id) {
+            return queue;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let queues = table.entry(topic.into()).or_default();
+        match queues.binary_search_by_key(&id, |queue| queue.id) {
+            Ok(at) => Arc::clone(&queues[at]),
+            Err(at) => {
+                let queue = Arc::new(self.shared.new_queue(topic, id));
+                queues.insert(at, Arc::clone(&queue));
+                queue
+            }
+        }
+    }
+
+    /// Returns the handle of a queue if it was ever used.
+    pub fn find(&self, topic: &str, id: i32) -> Option<Arc<Queue>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let queues = table.get(topic)?;
+        let at = queues.binary_search_by_key(&id, |queue| queue.id).ok()?;
+        Some(Arc::clone(&queues[at]))
+    }
+
+    /// Returns every queue of every topic.
+    pub fn all(&self) -> Vec<Arc<Queue>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().flatten().cloned().collect()
+    }
+
+    /// Forgets a topic's queues and removes their files. Handles that are still held answer as empty queues.
+    pub fn remove_topic(&self, topic: &str) -> Result<(), Fault> {
+        let removed = {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            table.remove(topic).unwrap_or_default()
+        };
+        for queue in removed {
+            let files = {
+                let mut state = queue.lock();
+                let waiting = state.pending.len() / ENTRY_BYTES;
+                self.shared.pending.fetch_sub(waiting, Ordering::Relaxed);
+                let files = state.files.clone();
+                *state = State { is_removed: true, ..State::default() };
+                queue.min.store(0, Ordering::Release);
+                queue.max.store(0, Ordering::Release);
+                files
+            };
+            for number in files {
+                self.shared.remove(&queue, number)?;
+            }
+            remove_dir(&*self.shared.disk, &queue.dir())?;
+        }
+        remove_dir(&*self.shared.disk, &self.shared.root.join(topic))?;
+        Ok(())
+    }
+
+    /// Lets every queue forget what lies before `log_min`; returns how many files were removed.
+    pub fn follow_log_min(&self, log_min: u64) -> Result<usize, Fault> {
+        let mut removed = 0;
+        for queue in self.all() {
+            removed += queue.follow_log_min(log_min)?;
+        }
+        Ok(removed)
+    }
+
+    /// Returns how many entries wait in memory to be written.
+    pub fn pending(&self) -> usize {
+        self.shared.pending.load(Ordering::Relaxed)
+    }
+
+    /// Makes durable what was written, and returns the log offset below which the entry of every record is. Once it
+    /// failed it always does: nothing is known any more about what was written.
+    pub fn sync(&self) -> io::Result<u64> {
+        if self.shared.sync_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier sync of a queue failed"));
+        }
+        // The mark comes first: what is written meanwhile is above it.
+        let written_to = self.shared.written_to.load(Ordering::Acquire);
+        let queues = std::mem::take(&mut *lock(&self.shared.unsynced));
+        let outcome = self.sync_all(&queues);
+        if outcome.is_err() {
+            self.shared.sync_failed.store(true, Ordering::Release);
+        }
+        outcome.map(|()| written_to)
+    }
+
+    fn sync_all(&self, queues: &[Arc<Queue>]) -> io::Result<()> {
+        let mut dirs = Vec::new();
+        for queue in queues {
+            queue.sync(&mut dirs)?;
+        }
+        let mut parents: Vec<PathBuf> =
+            dirs.iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect();
+        if !parents.is_empty() {
+            parents.push(self.shared.root.clone());
+        }
+        parents.sort();
+        parents.dedup();
+        for dir in dirs.iter().chain(&parents) {
+            match self.shared.disk.sync_dir(dir) {
+                // The topic was removed meanwhile.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match disk.remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Queue {
+    /// Finds the end of the queue in its files and clears what is behind it; see [`Queues::open`].
+    fn recover(
+        &self,
+        files: Vec<env::DirEntry>,
+        last_stop: LastStop,
+        trusted: u64,
+    ) -> Result<(), OpenError> {
+        let shared = &*self.shared;
+        let mut numbers = Vec::with_capacity(files.len());
+        for entry in files {
+            let Some(at) = file_at(&entry.name) else { continue };
+            if entry.len != shared.file_len() || at % shared.file_len() != 0 {
+                return Err(OpenError::FileLen {
+                    key: "mappedFileSizeConsumeQueue",
+                    path: self.dir().join(entry.name),
+                    found: entry.len,
+                    expected: shared.file_len(),
+                });
+            }
+            numbers.push(at / shared.file_len());
+        }
+        numbers.sort_unstable();
+        let Some(&last) = numbers.last() else { return Ok(()) };
+        // Files go from the front only; should one be missing in between, what is before it cannot be reached.
+        let first = (0..=last)
+            .rev()
+            .zip(numbers.iter().rev())
+            .take_while(|(expected, number)| expected == *number)
+            .last()
+            .map_or(last, |(number, _)| number);
+        let io =
+            |path: PathBuf| move |source| OpenError::Io { what: "cannot recover", path, source };
+        let mut files = first..last + 1;
+        loop {
+            let number = files.end - 1;
+            let path = self.file_path(number);
+            let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
+            let end = shared.find_end(&*file, trusted).map_err(io(path.clone()))?;
+            // Java starts a queue without files at 0 again; the newest file stays to keep the number.
+            if end == 0 && files.start < number {
+                shared.disk.remove(&path).map_err(io(path))?;
+                files.end -= 1;
+                continue;
+            }
+            shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
+            let written = number * shared.entries_per_file + end;
+            let mut state = self.lock();
+            state.files = files;
+            state.written = written;
+            if end > 0 {
+                let last = shared.entry_in(&*file, end - 1).map_err(io(path))?;
+                state.last_log_offset = (!last.is_gap()).then_some(last.log_offset);
+            }
+            let min = (state.files.start * shared.entries_per_file) as i64;
+            self.min.store(min, Ordering::Release);
+            self.max.store(written as i64, Ordering::Release);
+            self.next.store(written as i64, Ordering::Relaxed);
+            return Ok(());
+        }
+    }
+}
+
+/// Returns the position that a file's name gives, if it is one.
+fn file_at(name: &str) -> Option<u64> {
+    (name.len() == 20).then(|| name.parse().ok()).flatten()
+}
+
+impl Shared {
+    fn file_len(&self) -> u64 {
+        self.entries_per_file * ENTRY_BYTES as u64
+    }
+
+    fn new_queue(self: &Arc<Self>, topic: &str, id: i32) -> Queue {
+        Queue {
+            topic: topic.into(),
+            id,
+            serial: self.serials.fetch_add(1, Ordering::Relaxed),
+            next: AtomicI64::new(0),
+            max: AtomicI64::new(0),
+            min: AtomicI64::new(0),
+            state: Mutex::default(),
+            shared: Arc::clone(self),
+        }
+    }
+
+    fn open(&self, queue: &Queue, number: u64, how: Open) -> io::Result<Arc<dyn File>> {
+        let key = (queue.serial, number);
+        if let Some(file) = lock(&self.files).get(key) {
+            return Ok(file);
+        }
+        // Opened without the lock: two threads may both do so, and the later one is kept.
+        let file = self.disk.open(&queue.file_path(number), how)?;
+        lock(&self.files).insert(key, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn create(&self, queue: &Queue, number: u64) -> io::Result<Arc<dyn File>> {
+        let how = Open::Length(self.file_len());
+        match self.open(queue, number, how) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.create_dir_all(&queue.dir())?;
+                self.open(queue, number, how)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn remove(&self, queue: &Queue, number: u64) -> io::Result<()> {
+        lock(&self.files).remove((queue.serial, number));
+        match self.disk.remove(&queue.file_path(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn entry_in(&self, file: &dyn File, at: u64) -> io::Result<QueueEntry> {
+        let mut bytes = [0; ENTRY_BYTES];
+        file.read_at(at * ENTRY_BYTES as u64, &mut bytes)?;
+        Ok(QueueEntry::decode(&bytes))
+    }
+
+    /// Returns how many entries from the front of a file stand for records below `trusted`. They are a prefix: behind
+    /// them lie zeros, or entries of later records, whatever a crash left of those.
+    fn find_end(&self, file: &dyn File, trusted: u64) -> io::Result<u64> {
+        let mut first = vec![0; FIRST_LOOK.min(self.entries_per_file) as usize * ENTRY_BYTES];
+        file.read_at(0, &mut first)?;
+        let first = first.chunks_exact(ENTRY_BYTES).map(QueueEntry::decode);
+        let low = first.take_while(|entry| entry.is_below(trusted)).count() as u64;
+        if low < FIRST_LOOK.min(self.entries_per_file) {
+            return Ok(low);
+        }
+        let (mut low, mut high) = (low, self.entries_per_file);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry_in(file, middle)?.is_below(trusted) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    fn clear_behind(&self, file: &dyn File, end: u64, last_stop: LastStop) -> io::Result<()> {
+        if end == self.entries_per_file {
+            return Ok(());
+        }
+        let is_dirty = last_stop == LastStop::Crash || {
+            let next = self.entry_in(file, end)?;
+            next.len != 0 || next.log_offset != 0
+        };
+        if is_dirty {
+            file.zero(end * ENTRY_BYTES as u64..self.file_len())?;
+            file.sync()?;
+        }
+        Ok(())
+    }
+}
+
+/// The queues that have entries to write, oldest entry first; owned by the dispatcher.
+#[derive(Default)]
+pub(crate) struct WriteList {
+    /// With the monotonic time at which the entry came.
+    queues: VecDeque<(Arc<Queue>, std::time::Duration)>,
+}
+
+impl WriteList {
+    /// Adds a queue for which [`Pusher::list`] said so.
+    pub(crate) fn push(&mut self, queue: Arc<Queue>, now: std::time::Duration) {
+        self.queues.push_back((queue, now));
+    }
+
+    /// Returns since when the oldest entry has been waiting.
+    pub(crate) fn oldest(&self) -> Option<std::time::Duration> {
+        self.queues.front().map(|(_, since)| *since)
+    }
+
+    /// Writes the queue whose entry has been waiting longest. On an error it stays the first.
+    pub(crate) fn write_first(&mut self) -> io::Result<()> {
+        let Some((queue, _)) = self.queues.front() else { return Ok(()) };
+        queue.write()?;
+        queue.lock().is_listed = false;
+        self.queues.pop_front();
+        Ok(())
+    }
+
+    /// Returns the log offset below which every entry is written, given that all below `applied` were pushed.
+    pub(crate) fn written_to(&mut self, applied: u64) -> u64 {
+        // A topic that was removed has nothing pending and says nothing.
+        while let Some((queue, _)) = self.queues.front() {
+            if let Some(log_offset) = queue.first_pending() {
+                return log_offset.min(applied);
+            }
+            queue.lock().is_listed = false;
+            self.queues.pop_front();
+        }
+        applied
+    }
+}
+
+impl Queues {
+    /// Publishes what [`WriteList::written_to`] said.
+    pub(crate) fn set_written_to(&self, log_offset: u64) {
+        self.shared.written_to.store(log_offset, Ordering::Release);
+    }
+
+    /// Returns the log offset below which the entry of every record is written.
+    pub fn written_to(&self) -> u64 {
+        self.shared.written_to.load(Ordering::Acquire)
+    }
+}
+
+/// Open files with a bound: of those that were not used since the hand last passed, one goes (the clock algorithm).
+struct FileCache {
+    places: HashMap<(u32, u64), usize>,
+    slots: Vec<Slot>,
+    hand: usize,
+    max: usize,
+}
+
+struct Slot {
+    key: (u32, u64),
+    file: Option<Arc<dyn File>>,
+    is_used: bool,
+}
+
+impl FileCache {
+    fn new(max: usize) -> FileCache {
+        FileCache { places: HashMap::new(), slots: Vec::new(), hand: 0, max: max.max(1) }
+    }
+
+    fn get(&mut self, key: (u32, u64)) -> Option<Arc<dyn File>> {
+        let slot = &mut self.slots[*self.places.get(&key)?];
+        slot.is_used = true;
+        slot.file.clone()
+    }
+
+    fn insert(&mut self, key: (u32, u64), file: Arc<dyn File>) {
+        let slot = Slot { key, file: Some(file), is_used: false };
+        match self.places.entry(key) {
+            hash_map::Entry::Occupied(place) => self.slots[*place.get()] = slot,
+            hash_map::Entry::Vacant(place) if self.slots.len() < self.max => {
+                place.insert(self.slots.len());
+                self.slots.push(slot);
+            }
+            hash_map::Entry::Vacant(_) => {
+                let at = self.free_one();
+                self.places.insert(key, at);
+                self.slots[at] = slot;
+            }
+        }
+    }
+
+    fn remove(&mut self, key: (u32, u64)) {
+        if let Some(at) = self.places.remove(&key) {
+            self.slots[at].file = None;
+            self.slots[at].is_used = false;
+        }
+    }
+
+    fn free_one(&mut self) -> usize {
+        loop {
+            let at = self.hand;
+            self.hand = (self.hand + 1) % self.slots.len();
+            let slot = &mut self.slots[at];
+            if !std::mem::take(&mut slot.is_used) {
+                if slot.file.take().is_some() {
+                    self.places.remove(&slot.key);
+                }
+                return at;
+            }
+        }
+    }
+}
