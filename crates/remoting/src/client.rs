@@ -1,0 +1,72 @@
+//! The asking end of a connection: dial, call, push; what the server pushes goes to a handler.
+//!
+//! It is the same connection as a server's, so calls are pipelined and bounded alike. It does not reconnect: its owner
+//! knows whether the address is still the right one.
+
+use std::{io, net::SocketAddr, ops::Deref, time::Duration};
+
+use env::Clock;
+use tokio::net::TcpStream;
+
+use crate::{Connection, Handler, Limits, server::Commons};
+
+/// Time to establish a connection (Java: `connectTimeoutMillis`).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection that this side opened; dropping it closes the connection.
+pub struct Client(Connection);
+
+/// Why a peer could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The system refused, or the peer did.
+    #[error("cannot connect to `{address}`: {source}")]
+    Refused {
+        /// Whom we called.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody answered in time.
+    #[error("cannot connect to `{address}`: no answer within {CONNECT_TIMEOUT:?}")]
+    Timeout {
+        /// Whom we called.
+        address: SocketAddr,
+    },
+}
+
+impl Client {
+    /// Connects to `address` within three seconds; requests that the peer pushes go to `handler`.
+    pub async fn connect(
+        address: SocketAddr,
+        limits: Limits,
+        clock: Clock,
+        handler: impl Handler + 'static,
+    ) -> Result<Client, ConnectError> {
+        let refused = |source| ConnectError::Refused { address, source };
+        let stream = tokio::select! {
+            biased;
+            stream = TcpStream::connect(address) => stream.map_err(refused)?,
+            () = clock.sleep(CONNECT_TIMEOUT) => return Err(ConnectError::Timeout { address }),
+        };
+        let connection = Commons::new(limits, clock)
+            .admit(stream, address, |_| Box::new(handler))
+            .map_err(refused)?
+            .expect("a client's limits admit its one connection");
+        Ok(Client(connection))
+    }
+}
+
+impl Deref for Client {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
