@@ -11,6 +11,7 @@ pub mod ext;
 pub mod fastjson;
 pub mod frame;
 pub mod hash;
+pub mod header;
 pub mod id;
 pub mod names;
 pub mod properties;

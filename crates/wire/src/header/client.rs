@@ -1,0 +1,45 @@
+//! Headers of clients' sessions.
+
+use serde::{Deserialize, Serialize};
+
+/// UNREGISTER_CLIENT (Java: `UnregisterClientRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UnregisterClient<'a> {
+    /// Client that leaves.
+    #[serde(rename = "clientID")]
+    pub client_id: &'a str,
+    /// Group it no longer produces in.
+    pub producer_group: Option<&'a str>,
+    /// Group it no longer consumes in.
+    pub consumer_group: Option<&'a str>,
+}
+
+/// GET_CONSUMER_LIST_BY_GROUP, GET_CONSUMER_CONNECTION_LIST and, to clients,
+/// NOTIFY_CONSUMER_IDS_CHANGED.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OneConsumerGroup<'a> {
+    /// The consumer group.
+    pub consumer_group: &'a str,
+}
+
+/// GET_PRODUCER_CONNECTION_LIST (Java: `GetProducerConnectionListRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OneProducerGroup<'a> {
+    /// The producer group.
+    pub producer_group: &'a str,
+}
+
+/// GET_CONSUMER_RUNNING_INFO (Java: `GetConsumerRunningInfoRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConsumerRunningInfo<'a> {
+    /// The consumer group.
+    pub consumer_group: &'a str,
+    /// Client that is asked.
+    pub client_id: &'a str,
+    /// Whether stacks of its threads are wanted.
+    pub jstack_enable: bool,
+}
