@@ -253,7 +253,7 @@ impl File for RealFile {
 }
 
 fn write_zeros(file: &fs::File, range: Range<u64>) -> io::Result<()> {
-    const ZEROS: [u8; 65_536] = [0; 65_536];
+    static ZEROS: [u8; 65_536] = [0; 65_536];
     let mut at = range.start;
     while at < range.end {
         let len = (range.end - at).min(ZEROS.len() as u64);

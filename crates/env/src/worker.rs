@@ -21,6 +21,12 @@ pub trait Worker: Send {
     fn step(&mut self) -> Step;
 }
 
+impl<W: Worker + ?Sized> Worker for Box<W> {
+    fn step(&mut self) -> Step {
+        (**self).step()
+    }
+}
+
 /// When a [`Worker`] wants its next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -47,6 +47,9 @@ pub enum Fault {
     /// The disk is full; the same call may succeed later.
     #[error("no room on the disk")]
     DiskFull,
+    /// A write or sync of the log failed for good.
+    #[error("the log is poisoned by a failed write or sync")]
+    Poisoned,
     /// The device or file system failed.
     #[error("input or output failed: {0}")]
     Io(#[source] io::Error),

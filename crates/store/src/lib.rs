@@ -1,8 +1,231 @@
-//! The log, its views and the tables.
+//! The log, its views and the tables: the only owner of files.
+//!
+//! A [`Store`] is one log and what is derived from it: a consume queue per topic and queue id, and an index of keys.
+//! [`Store::append`] numbers messages and copies them into memory; [`Store::drive`] gets them written; [`Marks`] say how
+//! far that has come and wake those who wait. Reading never waits for a device unless its name says so.
+//!
+//! Formats are RocketMQ's, byte for byte: a directory written by it opens here, and the other way round.
 
 pub mod checkpoint;
-mod fault;
+mod draft;
+pub mod fault;
+mod log;
+mod marks;
 pub mod options;
+mod recovery;
+pub mod segments;
+mod status;
 pub mod views;
 
-pub use fault::*;
+use std::{
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use env::{DirLock, Env, Step, Wake, Worker, WorkerHandle, spawn_worker};
+
+use crate::log::{Log, flusher::FlusherWorker, reader::Wait, writer::WriterWorker};
+pub use crate::{
+    draft::{Appended, Draft, Entry},
+    fault::{Fault, OpenError, Poisoned, Refused},
+    log::{append::Outcomes, feed::DispatchItem},
+    marks::{Mark, Marks, WaitFor},
+    options::{FlushDiskType, Options},
+    recovery::Recovered,
+    status::Status,
+    views::{Boundary, Queue, QueueEntry},
+};
+use views::{
+    dispatch::{Dispatch, Dispatcher},
+    index::Wanted,
+};
+
+/// What is called with a queue and its new maximum offset when messages became visible in it.
+pub type DispatchHook = Box<dyn Fn(&Arc<Queue>, i64) + Send + Sync>;
+
+/// A store directory, open; cheap to clone. It is locked until [`Store::shutdown`], or until the last clone and the
+/// [`Workers`] are gone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+pub(crate) struct Inner {
+    options: Options,
+    env: Env,
+    log: Arc<Log>,
+    queues: views::Queues,
+    index: Option<views::index::Index>,
+    hooks: RwLock<Vec<DispatchHook>>,
+    dispatch: Mutex<Dispatch>,
+    dispatcher_wake: Wake,
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+impl Store {
+    /// Locks the directory, recovers what is in it and returns it ready for use; nothing runs until [`Store::start`].
+    pub fn open(options: Options, env: Env) -> Result<(Store, Recovered), OpenError> {
+        recovery::open(options, env)
+    }
+
+    /// Starts the store's threads. They stop when the result is dropped, or by [`Workers::stop`].
+    pub fn start(&self) -> io::Result<Workers> {
+        let Inner { env, log, dispatcher_wake, .. } = &*self.0;
+        let [writer, flusher, dispatcher] = self.0.workers();
+        let clock = &env.clock;
+        Ok(Workers {
+            handles: vec![
+                spawn_worker("log-dispatcher", clock, dispatcher, dispatcher_wake)?,
+                spawn_worker("log-flusher", clock, flusher, log.flusher_wake())?,
+                spawn_worker("log-writer", clock, writer, log.writer_wake())?,
+            ],
+        })
+    }
+
+    /// Lets each worker do what it has to do now, on this thread, until none has more: for simulations and tests, in
+    /// place of [`Store::start`].
+    pub fn step_all(&self) {
+        let mut workers = self.0.workers();
+        while workers.iter_mut().any(|worker| worker.step() == Step::Again) {}
+    }
+
+    /// Returns the handle of a queue, making one if there is none; on disk it appears with its first message. The caller
+    /// bounds how many there are by its table of topics.
+    pub fn queue(&self, topic: &str, id: i32) -> Arc<Queue> {
+        self.0.queues.queue(topic, id)
+    }
+
+    /// Returns the handle of a queue if it was ever used.
+    pub fn find_queue(&self, topic: &str, id: i32) -> Option<Arc<Queue>> {
+        self.0.queues.find(topic, id)
+    }
+
+    /// Appends each entry of a run, in order, or refuses it; one entry's refusal does not touch the others. Takes one
+    /// short lock and does no I/O: call [`Store::drive`] when everything that came together is appended, then wait for
+    /// the mark that the acknowledgement needs to pass [`Appended::end`].
+    pub fn append(&self, run: &[Entry]) -> Outcomes {
+        self.0.log.append(run)
+    }
+
+    /// Gets what was appended written: by this thread if that is quick, else by the writer thread.
+    pub fn drive(&self) {
+        self.0.log.drive();
+    }
+
+    /// Returns `len` bytes of the log from `at`, the place of a record; `None` if a device would have to be waited for.
+    pub fn try_read(&self, at: u64, len: u32) -> Result<Option<Bytes>, Fault> {
+        self.0.log.read(at, len, Wait::Never)
+    }
+
+    /// As [`Store::try_read`], waiting for the device if need be: to be called on a thread that may.
+    pub fn read_blocking(&self, at: u64, len: u32) -> Result<Bytes, Fault> {
+        self.0.log.read(at, len, Wait::Allowed)?.ok_or(Fault::OutOfRange(at))
+    }
+
+    /// Returns the record at `at`, whose length is not known; `None` if a device would have to be waited for. The bytes
+    /// begin with the head of a record; the caller decodes, and so checks, the rest.
+    pub fn try_record_at(&self, at: u64) -> Result<Option<Bytes>, Fault> {
+        self.0.log.record_at(at, Wait::Never)
+    }
+
+    /// As [`Store::try_record_at`], waiting for the device if need be: to be called on a thread that may.
+    pub fn record_at_blocking(&self, at: u64) -> Result<Bytes, Fault> {
+        self.0.log.record_at(at, Wait::Allowed)?.ok_or(Fault::OutOfRange(at))
+    }
+
+    /// Returns the watermarks.
+    pub fn marks(&self) -> &Marks {
+        &self.0.log.marks
+    }
+
+    /// Returns the mark that an acknowledgement waits for: written, or synced under `SYNC_FLUSH`.
+    pub fn acknowledged(&self) -> &Mark {
+        self.0.visible()
+    }
+
+    /// Returns the log offsets of records that were indexed under a key and stored between two times, at most `max`,
+    /// newest first. Hashes collide: the caller compares the keys of what it reads.
+    pub fn find_by_key(
+        &self,
+        topic: &str,
+        key: &str,
+        max: usize,
+        begin_ms: i64,
+        end_ms: i64,
+    ) -> Result<Vec<u64>, Fault> {
+        let Some(index) = &self.0.index else { return Ok(Vec::new()) };
+        Ok(index.query(topic, Wanted::Key(key), max, begin_ms, end_ms)?.log_offsets)
+    }
+
+    /// Returns the offsets between which the log has records.
+    pub fn log_range(&self) -> Range<u64> {
+        self.0.log.range()
+    }
+
+    /// Returns sizes, lags and conditions, for metrics and runtime info.
+    pub fn status(&self) -> Status {
+        status::of(&self.0)
+    }
+
+    /// Removes a topic's queues and their files; its messages stay in the log until that is cut.
+    pub fn remove_topic(&self, topic: &str) -> Result<(), Fault> {
+        self.0.queues.remove_topic(topic)
+    }
+
+    /// Calls `hook` for each queue whenever messages became visible in it. Hooks run on the dispatcher's thread and must
+    /// be quick.
+    pub fn on_dispatch(&self, hook: DispatchHook) {
+        self.0.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
+    }
+
+    /// Writes and syncs everything, notes that the stop was clean and unlocks the directory. Stop the [`Workers`] first.
+    /// Afterwards nothing is taken any more; reading goes on working.
+    pub fn shutdown(&self) -> Result<(), Fault> {
+        recovery::close(&self.0)
+    }
+}
+
+impl Inner {
+    /// Returns the mark up to which readers may see messages: what a reader was shown must not be lost by a crash that
+    /// the acknowledgement would have survived.
+    fn visible(&self) -> &Mark {
+        match self.options.flush_disk_type {
+            FlushDiskType::AsyncFlush => &self.log.marks.written,
+            FlushDiskType::SyncFlush => &self.log.marks.synced,
+        }
+    }
+
+    fn notify(&self, queue: &Arc<Queue>, max_offset: i64) {
+        for hook in self.hooks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            hook(queue, max_offset);
+        }
+    }
+
+    fn workers(self: &Arc<Self>) -> [Box<dyn Worker>; 3] {
+        [
+            Box::new(WriterWorker(self.log.clone())),
+            Box::new(FlusherWorker {
+                log: self.log.clone(),
+                interval: self.options.flush_interval_commit_log,
+            }),
+            Box::new(Dispatcher(self.clone())),
+        ]
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.options.store_path_root_dir.join(name)
+    }
+}
+
+/// The running threads of a store; dropping it stops and joins them.
+pub struct Workers {
+    handles: Vec<WorkerHandle>,
+}
+
+impl Workers {
+    /// Lets each thread end its step, and joins it; a panic of one is passed on.
+    pub fn stop(self) {
+        self.handles.into_iter().for_each(WorkerHandle::stop);
+    }
+}

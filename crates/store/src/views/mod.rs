@@ -4,6 +4,7 @@
 //! them by the same function from records that it parses. Either view cuts, when it is opened, what the recovery will
 //! feed it again, so no record is applied twice and none is left out.
 
+pub(crate) mod dispatch;
 pub mod index;
 pub mod queue;
 

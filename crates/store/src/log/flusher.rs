@@ -1,0 +1,131 @@
+//! From the operating system onto the device.
+//!
+//! Under `SYNC_FLUSH` a sync begins as soon as the last one has ended and something was written meanwhile: whatever
+//! gathered shares it, without a timer. Under `ASYNC_FLUSH` it runs every `flushIntervalCommitLog`. The flusher also
+//! reserves room ahead of the writer, so that writes into a file find their blocks there.
+//!
+//! A failed sync poisons the log: the kernel may have dropped the pages and would answer success the next time.
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use env::{Step, Wake, Worker};
+
+use super::Log;
+
+/// Step in which room is reserved.
+const RESERVE_STEP: u64 = 64 << 20;
+
+#[derive(Default)]
+pub(crate) struct Flusher {
+    /// Room is reserved up to here.
+    reserved: AtomicU64,
+    /// Monotonic time of the next sync under `ASYNC_FLUSH`, in nanoseconds.
+    next_sync: AtomicU64,
+    pub(super) wake: Wake,
+}
+
+impl Log {
+    /// Syncs what is written; `false` if that failed and poisoned the log.
+    pub(crate) fn sync(&self) -> bool {
+        let (from, to) = (self.marks.synced.get(), self.marks.written.get());
+        if self.is_poisoned() {
+            return false;
+        }
+        if from >= to {
+            return true;
+        }
+        match self.segments.sync(from..to) {
+            Ok(()) => {
+                self.marks.synced.advance(to);
+                true
+            }
+            Err(error) => {
+                self.poison("sync", &error);
+                false
+            }
+        }
+    }
+
+    /// Reserves room for a write if the flusher has not done so ahead of it.
+    pub(super) fn reserve_for(&self, range: Range<u64>) -> io::Result<()> {
+        if range.end <= self.flusher.reserved.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.reserve_from(range.start)
+    }
+
+    fn reserve_from(&self, from: u64) -> io::Result<()> {
+        let file_len = self.limits.file_len;
+        let file_end = (from / file_len + 1) * file_len;
+        let to = (from / RESERVE_STEP + 2) * RESERVE_STEP;
+        let to = to.min(file_end);
+        match self.segments.reserve(from..to) {
+            // Less room than a step: the write itself finds out whether there is enough for it.
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                self.flusher.reserved.store(to, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The flusher thread.
+pub(crate) struct FlusherWorker {
+    pub(crate) log: Arc<Log>,
+    /// Time between syncs under `ASYNC_FLUSH`.
+    pub(crate) interval: Duration,
+}
+
+impl FlusherWorker {
+    fn reserve_ahead(&self) {
+        let written = self.log.marks.written.get();
+        let reserved = self.log.flusher.reserved.load(Ordering::Relaxed);
+        if reserved > written
+            && reserved - written < RESERVE_STEP / 2
+            && let Err(error) = self.log.reserve_from(reserved)
+        {
+            // The write that needs the room will meet the same error and handle it.
+            tracing::debug!(%error, "no room could be reserved ahead of the log");
+        }
+    }
+}
+
+impl Worker for FlusherWorker {
+    fn step(&mut self) -> Step {
+        let log = &self.log;
+        if log.is_poisoned() {
+            return Step::Idle;
+        }
+        let dirty = log.marks.synced.get() < log.marks.written.get();
+        if log.limits.sync_each {
+            if dirty && log.sync() {
+                self.reserve_ahead();
+                return Step::Again;
+            }
+            return Step::Idle;
+        }
+        let next_sync = Duration::from_nanos(log.flusher.next_sync.load(Ordering::Relaxed));
+        let now = log.clock.monotonic();
+        self.reserve_ahead();
+        if now < next_sync {
+            return Step::IdleUntil(next_sync);
+        }
+        if dirty {
+            log.sync();
+        }
+        let next_sync = log.clock.monotonic() + self.interval;
+        let nanos = u64::try_from(next_sync.as_nanos()).unwrap_or(u64::MAX);
+        log.flusher.next_sync.store(nanos, Ordering::Relaxed);
+        Step::IdleUntil(next_sync)
+    }
+}

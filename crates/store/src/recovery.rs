@@ -1,0 +1,312 @@
+//! Opening a directory: lock it, find the end of the log, cut what is torn, bring the views up to it; and closing it.
+//!
+//! After a clean stop everything in files is whole and only the end has to be found. After a crash the log is trusted up
+//! to what the checkpoint calls synced, if we wrote it last; else, as in the original, from the file whose first record
+//! is older than the checkpoint by three seconds. From there every record is checked, the log is cut at the first that
+//! is not whole, and the rest of the file becomes zeros, so that the original sees the same end.
+//!
+//! Invariant: when a store is open, log and views agree, whatever crashed before.
+
+use std::{
+    io,
+    ops::Range,
+    path::Path,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use env::{Env, write_whole};
+use jiff::tz::TimeZone;
+use wire::record::{CheckCrc, LEN_MIN, Record, RecordError};
+
+use crate::{
+    Fault, FlushDiskType, Inner, OpenError, Options, Store,
+    checkpoint::Checkpoint,
+    log::{
+        Log,
+        append::{lock, lock_any},
+        reader::{STORED_AT_END, stored_at},
+        scan::{Go, Stopped, scan},
+    },
+    segments::{Layout, LoadError, OpenFiles, Segments},
+    views::{
+        LastStop, Queues,
+        dispatch::Dispatch,
+        index::{Index, Shape},
+    },
+};
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whether the last owner stopped cleanly.
+    pub last_stop: LastStop,
+    /// Offset from which records were checked.
+    pub checked_from: u64,
+    /// Offset at which the log goes on.
+    pub end: u64,
+    /// What was found at the end, if it was neither the end of the files nor the zeros behind the last record: bytes of
+    /// a record that was torn or rotten, and that is cut with all that follows.
+    pub dropped: Option<Dropped>,
+    /// Offset from which messages were brought into the views.
+    pub replayed_from: u64,
+}
+
+/// What recovery cut off the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// What is wrong with the first record that was cut.
+    pub what: String,
+    /// Whole records that followed it; they cannot be kept, since offsets are dense.
+    pub records_after: u64,
+}
+
+/// Opens and recovers a directory.
+pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), OpenError> {
+    check(&options)?;
+    let root = options.store_path_root_dir.clone();
+    let disk = &*env.disk;
+    disk.create_dir_all(&options.config_dir()).map_err(failed("cannot create", &root))?;
+    let dir_lock = match disk.lock(&root.join("lock"), b"lock") {
+        Ok(dir_lock) => dir_lock,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(OpenError::Locked(root));
+        }
+        Err(error) => return Err(failed("cannot lock", &root)(error)),
+    };
+    let crashed = disk.exists(&root.join("abort")).map_err(failed("cannot look into", &root))?;
+    let last_stop = if crashed { LastStop::Crash } else { LastStop::Clean };
+    let checkpoint = Checkpoint::load(disk, &root.join("checkpoint"))
+        .map_err(failed("cannot read the checkpoint of", &root))?;
+    let segments = load_segments(&options, &env)?;
+
+    let log_min = segments.range().start;
+    let trusted = trusted(&segments, last_stop, checkpoint.as_ref())?;
+    let (end, dropped) = find_end(&segments, trusted.log, &options)?;
+    if let Some(dropped) = &dropped {
+        tracing::warn!(end, what = dropped.what, after = dropped.records_after, "the log is cut");
+    }
+    segments.truncate(end).map_err(failed("cannot cut the log of", &root))?;
+    // From here on the directory is not clean, whatever happens.
+    write_whole(disk, &root.join("abort"), std::process::id().to_string().as_bytes())
+        .map_err(failed("cannot write into", &root))?;
+    disk.sync_dir(&root).map_err(failed("cannot sync", &root))?;
+
+    let queue_root = root.join("consumequeue");
+    let has_queues =
+        !disk.list(&queue_root).map_err(failed("cannot list", &queue_root))?.is_empty();
+    // Without queues everything is replayed: a view can be deleted and is rebuilt.
+    let applied = if has_queues { trusted.views.clamp(log_min, end) } else { log_min };
+    let log = Arc::new(Log::new(&options, env.clock.clone(), segments, applied, end));
+    let inner = Arc::new(Inner {
+        queues: Queues::open(
+            env.disk.clone(),
+            queue_root,
+            options.queue_file_len(),
+            options.open_files_max,
+            last_stop,
+            applied,
+            log_min,
+        )?,
+        index: open_index(&options, &env, &log, last_stop, applied)?,
+        log,
+        hooks: RwLock::default(),
+        dispatch: Mutex::new(Dispatch::default()),
+        dispatcher_wake: env::Wake::new(),
+        lock: Mutex::new(Some(dir_lock)),
+        options,
+        env,
+    });
+    let for_queues = inner.log.clone();
+    inner.queues.set_store_time(Box::new(move |at, _| for_queues.store_time(at)));
+    {
+        let mut dispatch = lock(&inner.dispatch);
+        while dispatch.apply(&inner, end)? {}
+        dispatch.sync(&inner, LastStop::Crash)?;
+    }
+    inner.visible().follow(inner.dispatcher_wake.clone());
+    if inner.options.flush_disk_type == FlushDiskType::SyncFlush {
+        inner.log.marks.written.follow(inner.log.flusher_wake().clone());
+    }
+    let recovered =
+        Recovered { last_stop, checked_from: trusted.log, end, dropped, replayed_from: applied };
+    Ok((Store(inner), recovered))
+}
+
+/// Writes and syncs everything and notes that the stop was clean.
+pub(crate) fn close(store: &Arc<Inner>) -> Result<(), Fault> {
+    let log = &store.log;
+    log.close();
+    if !log.write_all() {
+        return Err(if log.is_poisoned() { Fault::Poisoned } else { Fault::DiskFull });
+    }
+    if !log.sync() {
+        return Err(Fault::Poisoned);
+    }
+    let mut dispatch = lock(&store.dispatch);
+    while dispatch.apply(store, log.marks.synced.get())? {}
+    dispatch.sync(store, LastStop::Clean)?;
+    store.env.disk.remove(&store.path("abort"))?;
+    store.env.disk.sync_dir(&store.options.store_path_root_dir)?;
+    lock_any(&store.lock).take();
+    Ok(())
+}
+
+fn check(options: &Options) -> Result<(), OpenError> {
+    let file_len = options.mapped_file_size_commit_log;
+    let file_len_min = (LEN_MIN + 8) as u64;
+    if !(file_len_min..=i32::MAX as u64).contains(&file_len) {
+        return Err(OpenError::Option {
+            key: "mappedFileSizeCommitLog",
+            why: format!("{file_len} is not between {file_len_min} and {}", i32::MAX),
+        });
+    }
+    if options.commit_log_roots().is_empty() {
+        return Err(OpenError::Option {
+            key: "storePathCommitLog",
+            why: "every path is read only: none can take messages".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn load_segments(options: &Options, env: &Env) -> Result<Segments, OpenError> {
+    let layout = Layout {
+        roots: options.commit_log_roots(),
+        read_only: options.read_only_commit_log_store_paths.clone(),
+        file_len: options.mapped_file_size_commit_log,
+    };
+    let open_files = OpenFiles::new(options.open_files_max);
+    Segments::load(env.disk.clone(), open_files, layout).map_err(|error| match error {
+        LoadError::FileLen { path, found, expected } => {
+            OpenError::FileLen { key: "mappedFileSizeCommitLog", path, found, expected }
+        }
+        LoadError::Io { path, source } => OpenError::Io { what: "cannot list", path, source },
+    })
+}
+
+fn open_index(
+    options: &Options,
+    env: &Env,
+    log: &Arc<Log>,
+    last_stop: LastStop,
+    applied: u64,
+) -> Result<Option<Index>, OpenError> {
+    if !options.message_index_enable {
+        return Ok(None);
+    }
+    let dir = options.store_path_root_dir.join("index");
+    env.disk.create_dir_all(&dir).map_err(failed("cannot create", &dir))?;
+    let shape =
+        Shape { slots: options.max_hash_slot_num.max(1), entries: options.max_index_num.max(2) };
+    let zone = TimeZone::system();
+    let store_time = |at| log.store_time(at);
+    Index::open(env.disk.clone(), dir.clone(), shape, zone, last_stop, applied, store_time)
+        .map(Some)
+        .map_err(failed("cannot open the index in", &dir))
+}
+
+/// How much is whole without being looked at.
+struct Trusted {
+    /// The log before this offset, which begins a record or a file.
+    log: u64,
+    /// The views of everything before this offset.
+    views: u64,
+}
+
+fn trusted(
+    segments: &Segments,
+    last_stop: LastStop,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Trusted, OpenError> {
+    let Range { start, end } = segments.range();
+    let inside = |offset: u64| (start..=end).contains(&offset);
+    if let Some(progress) = checkpoint.and_then(|checkpoint| checkpoint.progress)
+        && inside(progress.log)
+    {
+        return Ok(Trusted { log: progress.log, views: progress.views.min(progress.log) });
+    }
+    match last_stop {
+        // The original looks at the last three files; what is before them it does not look at either.
+        LastStop::Clean => {
+            let files = segments.list();
+            let first = files.get(files.len().saturating_sub(3));
+            Ok(Trusted { log: first.map_or(0, |file| file.start()), views: u64::MAX })
+        }
+        LastStop::Crash => {
+            let from = match checkpoint {
+                Some(checkpoint) => file_older_than(segments, checkpoint)?,
+                None => start,
+            };
+            Ok(Trusted { log: from, views: from })
+        }
+    }
+}
+
+/// Returns the start of the newest file whose first record is older than what the original's checkpoint vouches for; the
+/// first file if there is none (Java: `CommitLog.isMappedFileMatchedRecover`).
+fn file_older_than(segments: &Segments, checkpoint: &Checkpoint) -> Result<u64, Fault> {
+    let (mut head, start) = ([0; STORED_AT_END], segments.range().start);
+    for file in segments.list().iter().rev() {
+        segments.read_at(file.start(), &mut head)?;
+        let time = stored_at(&head);
+        let vouched = match u64::try_from(checkpoint.queues_offset) {
+            Ok(offset) if offset > 0 => file.start() <= offset,
+            _ => true,
+        };
+        if vouched && time.is_some_and(|time| time > 0 && time <= checkpoint.trusted_time()) {
+            return Ok(file.start());
+        }
+    }
+    Ok(start)
+}
+
+/// Checks records from `from` on and returns where they end, with what was wrong there.
+fn find_end(
+    segments: &Segments,
+    from: u64,
+    options: &Options,
+) -> Result<(u64, Option<Dropped>), OpenError> {
+    let check_crc = if options.check_crc_on_recover { CheckCrc::Yes } else { CheckCrc::No };
+    let range = from..segments.range().end;
+    let mut bad = None;
+    let (end, stopped) = scan(segments, range.clone(), |at, bytes| {
+        Ok::<_, Fault>(match whole(at, bytes, check_crc) {
+            Ok(()) => Go::On,
+            Err(what) => {
+                bad = Some((what, bytes.len() as u64));
+                Go::StopBefore
+            }
+        })
+    })?;
+    let what = match (stopped, &bad) {
+        (Stopped::AtEnd | Stopped::AtNothing | Stopped::AtGap, _) | (Stopped::ByVisitor, None) => {
+            return Ok((end, None));
+        }
+        (Stopped::AtMisfit, _) => "a record or blank that does not fit its file".to_owned(),
+        (Stopped::ByVisitor, Some((what, _))) => what.clone(),
+    };
+    // Its length may be right although its bytes are not: then what follows tells rot from a torn end.
+    let mut records_after = 0;
+    if let Some((_, len)) = bad {
+        scan(segments, end + len..range.end, |at, bytes| {
+            let is_whole = whole(at, bytes, check_crc).is_ok();
+            records_after += u64::from(is_whole);
+            Ok::<_, Fault>(if is_whole { Go::On } else { Go::StopBefore })
+        })?;
+    }
+    Ok((end, Some(Dropped { what, records_after })))
+}
+
+fn whole(at: u64, bytes: &[u8], check_crc: CheckCrc) -> Result<(), String> {
+    let record =
+        Record::decode(bytes, check_crc).map_err(|error: RecordError| error.to_string())?;
+    if record.numbers.log_offset != at {
+        return Err(format!("a record of offset {}", record.numbers.log_offset));
+    }
+    Ok(())
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { what, path, source }
+}

@@ -1,0 +1,4 @@
+//! The store from outside: what a broker does with it.
+
+mod on_disk;
+mod support;
