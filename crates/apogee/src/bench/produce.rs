@@ -176,7 +176,7 @@ impl Ring {
         let whole_body = if batched {
             batch_body(&body, properties.as_bytes(), shape.batch)
         } else {
-            body.clone()
+            body
         };
         let queue_text = "?".repeat(digits(u64::from(target.queues - 1)));
         let topic_text = "?".repeat(target.topic_digits());
@@ -274,8 +274,7 @@ fn field_start(codec: Codec, frame: &[u8], name: &str) -> usize {
 
 /// Now, as clients write it; from the system's clock, as clients do.
 fn epoch_millis() -> u64 {
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(0)
+    u64::try_from(env::Clock::real().now()).unwrap_or(0)
 }
 
 /// The body of SEND_BATCH_MESSAGE: each message with its own length, flag and properties.
