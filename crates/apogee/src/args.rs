@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn the_originals_flags_are_taken_under_its_names() {
-        let arguments = Original::try_parse_from(["mqbroker", "-n", "a:1;b:2", "-c", "x.conf"]).unwrap();
+        let arguments =
+            Original::try_parse_from(["mqbroker", "-n", "a:1;b:2", "-c", "x.conf"]).unwrap();
         let Task::Run(plan) = original(arguments, Role::Broker) else { panic!("not a run") };
         assert_eq!(plan.layers.flags, [("-n", "namesrvAddr", "a:1;b:2".to_owned())]);
         let arguments = Original::try_parse_from(["mqbroker", "-m"]).unwrap();

@@ -173,11 +173,8 @@ impl Ring {
         pair("WAIT", "true");
         let body = vec![b'x'; shape.size as usize];
         let batched = shape.batch > 1;
-        let whole_body = if batched {
-            batch_body(&body, properties.as_bytes(), shape.batch)
-        } else {
-            body
-        };
+        let whole_body =
+            if batched { batch_body(&body, properties.as_bytes(), shape.batch) } else { body };
         let queue_text = "?".repeat(digits(u64::from(target.queues - 1)));
         let topic_text = "?".repeat(target.topic_digits());
         let topic_name = match target.topics {

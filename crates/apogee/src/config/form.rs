@@ -141,7 +141,8 @@ pub(super) struct Name;
 impl Form<String> for Name {
     fn parse(&self, text: &str) -> Option<String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "%_-|.".contains(c);
-        (!text.is_empty() && text.len() <= 127 && text.chars().all(allowed)).then(|| text.to_owned())
+        (!text.is_empty() && text.len() <= 127 && text.chars().all(allowed))
+            .then(|| text.to_owned())
     }
 
     fn show(&self, value: &String) -> String {
@@ -162,8 +163,10 @@ impl<T: From<String> + Clone + Into<PathBuf>> Form<Vec<T>> for Words {
     }
 
     fn show(&self, value: &Vec<T>) -> String {
-        let words: Vec<String> =
-            value.iter().map(|word| Into::<PathBuf>::into(word.clone()).display().to_string()).collect();
+        let words: Vec<String> = value
+            .iter()
+            .map(|word| Into::<PathBuf>::into(word.clone()).display().to_string())
+            .collect();
         words.join(&self.0.to_string())
     }
 
@@ -246,7 +249,8 @@ impl Form<Vec<i64>> for DelayLevels {
     fn show(&self, value: &Vec<i64>) -> String {
         let show = |millis: &i64| {
             let units = [(86_400_000, 'd'), (3_600_000, 'h'), (60_000, 'm'), (1_000, 's')];
-            let (unit, sign) = units.iter().find(|(unit, _)| millis % unit == 0).copied().unwrap_or((1_000, 's'));
+            let (unit, sign) =
+                units.iter().find(|(unit, _)| millis % unit == 0).copied().unwrap_or((1_000, 's'));
             format!("{}{sign}", millis / unit)
         };
         value.iter().map(show).collect::<Vec<_>>().join(" ")

@@ -183,22 +183,41 @@ pub(crate) fn is_original(name: &str) -> bool {
 /// Why a key with this value cannot be served: it would keep data, or open doors, in a way that is not what the
 /// operator asked for. `None` when it can.
 pub(crate) fn refusal(name: &str, value: &str) -> Option<&'static str> {
-    const ROCKSDB: &str = "RocksDB is not used here; queues, timers and configuration stay in the original's files";
-    const AUTH: &str = "access control is not served yet, and a broker that ignored it would be open";
+    const ROCKSDB: &str =
+        "RocksDB is not used here; queues, timers and configuration stay in the original's files";
+    const AUTH: &str =
+        "access control is not served yet, and a broker that ignored it would be open";
     const REPLICAS: &str = "replication is not served yet";
     let on = value.eq_ignore_ascii_case("true");
     match name {
         "storeType" if value.split(';').any(|kind| kind.trim() != "default") => Some(ROCKSDB),
         "configManagerVersion" if value != "v1" => Some(ROCKSDB),
-        "timerRocksDBEnable" | "transRocksDBEnable" | "indexRocksDBEnable" | "rocksdbCQDoubleWriteEnable"
-        | "popConsumerKVServiceEnable" | "popConsumerKVServiceInit" | "useSingleRocksDBForAllConfigs"
+        "timerRocksDBEnable"
+        | "transRocksDBEnable"
+        | "indexRocksDBEnable"
+        | "rocksdbCQDoubleWriteEnable"
+        | "popConsumerKVServiceEnable"
+        | "popConsumerKVServiceInit"
+        | "useSingleRocksDBForAllConfigs"
             if on =>
         {
             Some(ROCKSDB)
         }
-        "authenticationEnabled" | "authorizationEnabled" | "aclEnable" | "migrateAuthFromV1Enabled" if on => Some(AUTH),
+        "authenticationEnabled"
+        | "authorizationEnabled"
+        | "aclEnable"
+        | "migrateAuthFromV1Enabled"
+            if on =>
+        {
+            Some(AUTH)
+        }
         "brokerRole" if value != "ASYNC_MASTER" => Some(REPLICAS),
-        "enableDLegerCommitLog" | "enableControllerMode" | "enableSlaveActingMaster" | "enableControllerInNamesrv" if on => {
+        "enableDLegerCommitLog"
+        | "enableControllerMode"
+        | "enableSlaveActingMaster"
+        | "enableControllerInNamesrv"
+            if on =>
+        {
             Some(REPLICAS)
         }
         _ => None,
@@ -212,7 +231,11 @@ mod tests {
     #[test]
     fn every_key_is_there_once_and_says_whose_it_is() {
         for (at, key) in KEYS.iter().enumerate() {
-            assert!(KEYS[at + 1..].iter().all(|other| other.name != key.name), "{} is there twice", key.name);
+            assert!(
+                KEYS[at + 1..].iter().all(|other| other.name != key.name),
+                "{} is there twice",
+                key.name
+            );
             assert_eq!(is_original(key.name), key.origin != Origin::Own, "{}", key.name);
         }
     }
@@ -222,7 +245,11 @@ mod tests {
         let settings = Settings::default();
         for key in KEYS {
             let text = (key.show)(&settings);
-            assert!((key.set)(&mut Settings::default(), &text) || text.is_empty(), "{}={text}", key.name);
+            assert!(
+                (key.set)(&mut Settings::default(), &text) || text.is_empty(),
+                "{}={text}",
+                key.name
+            );
         }
     }
 }

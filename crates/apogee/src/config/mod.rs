@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use keys::{KEYS, Key, Origin};
+pub(crate) use keys::{KEYS, Origin};
 
 /// Options of every part of the process.
 #[derive(Debug, Clone, Default)]
@@ -169,8 +169,14 @@ impl Layers {
             }
         }
         for (name, value) in &self.environment {
-            if let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.contains(&name.as_str())) {
-                loaded.take(&key_of_environment(rest), value, &Source::Environment(name.clone()))?;
+            if let Some(rest) =
+                name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.contains(&name.as_str()))
+            {
+                loaded.take(
+                    &key_of_environment(rest),
+                    value,
+                    &Source::Environment(name.clone()),
+                )?;
             }
         }
         for text in &self.sets {
@@ -223,7 +229,12 @@ impl Loaded {
     fn take(&mut self, key: &str, value: &str, at: &Source) -> Result<(), ConfigError> {
         let value = value.trim();
         if let Some(reason) = keys::refusal(key, value) {
-            return Err(ConfigError::Refused { at: at.clone(), key: key.into(), value: value.into(), reason });
+            return Err(ConfigError::Refused {
+                at: at.clone(),
+                key: key.into(),
+                value: value.into(),
+                reason,
+            });
         }
         let Some(known) = keys::find(key) else {
             self.ignored.retain(|ignored| ignored.key != key);
@@ -240,7 +251,12 @@ impl Loaded {
         }
         if !(known.set)(&mut self.settings, value) {
             let allowed = (known.allowed)();
-            return Err(ConfigError::NotAllowed { at: at.clone(), key: key.into(), value: value.into(), allowed });
+            return Err(ConfigError::NotAllowed {
+                at: at.clone(),
+                key: key.into(),
+                value: value.into(),
+                allowed,
+            });
         }
         self.said.insert(known.name, at.clone());
         Ok(())
@@ -250,9 +266,11 @@ impl Loaded {
 impl Settings {
     /// Copies what two parts share.
     fn settle(&mut self) {
-        self.store.max_message_size = u32::try_from(self.broker.max_message_size).unwrap_or(u32::MAX);
+        self.store.max_message_size =
+            u32::try_from(self.broker.max_message_size).unwrap_or(u32::MAX);
         self.store.message_delay_level = self.broker.delay_levels.clone();
-        self.broker.sync_flush = self.store.flush_disk_type == store::options::FlushDiskType::SyncFlush;
+        self.broker.sync_flush =
+            self.store.flush_disk_type == store::options::FlushDiskType::SyncFlush;
     }
 }
 
@@ -333,7 +351,9 @@ mod tests {
 
     #[test]
     fn what_two_parts_share_is_said_once() {
-        let loaded = set(&["maxMessageSize=1000", "flushDiskType=SYNC_FLUSH", "messageDelayLevel=1s 1m"]).unwrap();
+        let loaded =
+            set(&["maxMessageSize=1000", "flushDiskType=SYNC_FLUSH", "messageDelayLevel=1s 1m"])
+                .unwrap();
         assert_eq!(loaded.settings.store.max_message_size, 1000);
         assert!(loaded.settings.broker.sync_flush);
         assert_eq!(loaded.settings.store.message_delay_level, [1_000, 60_000]);

@@ -41,7 +41,8 @@ pub(crate) fn markdown() -> String {
         host_name: "host".into(),
     };
     let settings = layers.load().expect("the defaults are allowed").settings;
-    let mut page = format!("{HEAD}\n| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
+    let mut page =
+        format!("{HEAD}\n| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
     for key in KEYS {
         let name = match key.origin {
             Origin::Common => format!("**`{}`**", key.name),
@@ -51,7 +52,8 @@ pub(crate) fn markdown() -> String {
         let default = (key.show)(&settings);
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
         let allowed = (key.allowed)().replace('|', "\\|");
-        writeln!(page, "| {name} | {default} | {allowed} | {} |", key.doc).expect("a String takes all");
+        writeln!(page, "| {name} | {default} | {allowed} | {} |", key.doc)
+            .expect("a String takes all");
     }
     page
 }

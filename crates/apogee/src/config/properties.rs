@@ -91,13 +91,17 @@ mod tests {
 
     fn check(text: &str, expected: &[(&str, &str, usize)]) {
         let found = parse(text);
-        let found: Vec<_> = found.iter().map(|p| (p.key.as_str(), p.value.as_str(), p.line)).collect();
+        let found: Vec<_> =
+            found.iter().map(|p| (p.key.as_str(), p.value.as_str(), p.line)).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn keys_end_at_the_first_sign_or_blank_that_is_not_escaped() {
-        check("a=1\nb : 2\nc 3\nd\ne==5", &[("a", "1", 1), ("b", "2", 2), ("c", "3", 3), ("d", "", 4), ("e", "=5", 5)]);
+        check(
+            "a=1\nb : 2\nc 3\nd\ne==5",
+            &[("a", "1", 1), ("b", "2", 2), ("c", "3", 3), ("d", "", 4), ("e", "=5", 5)],
+        );
         check(r"k\:e\=y\ x = v\=w", &[("k:e=y x", "v=w", 1)]);
     }
 
