@@ -6,6 +6,7 @@
 //! values (permissions, limits of the broker, retries) is left to the crates above.
 
 pub mod batch;
+pub mod body;
 pub mod code;
 pub mod ext;
 pub mod fastjson;
