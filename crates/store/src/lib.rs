@@ -9,10 +9,12 @@
 pub mod checkpoint;
 mod draft;
 pub mod fault;
+mod keeper;
 mod log;
 mod marks;
 pub mod options;
 mod recovery;
+mod retention;
 pub mod segments;
 mod status;
 pub mod views;
@@ -21,30 +23,35 @@ use std::{
     io,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use bytes::Bytes;
 use env::{DirLock, Env, Step, Wake, Worker, WorkerHandle, spawn_worker};
 
-use crate::log::{Log, flusher::FlusherWorker, reader::Wait, writer::WriterWorker};
 pub use crate::{
     draft::{Appended, Draft, Entry},
     fault::{Fault, OpenError, Poisoned, Refused},
+    keeper::{RetentionCounters, UnconsumedHook},
     log::{append::Outcomes, feed::DispatchItem},
     marks::{Mark, Marks, WaitFor},
     options::{FlushDiskType, Options},
     recovery::Recovered,
     status::Status,
-    views::{Boundary, Queue, QueueEntry},
+    views::{
+        Boundary, Queue, QueueEntry,
+        dispatch::DispatchHook,
+        index::{Found, Wanted},
+    },
+};
+use crate::{
+    keeper::{Keeper, KeeperWorker},
+    log::{Log, flusher::FlusherWorker, reader::Wait, writer::WriterWorker},
 };
 use views::{
-    dispatch::{Dispatch, Dispatcher},
-    index::Wanted,
+    Views,
+    dispatch::{Dispatch, DispatchWorker},
 };
-
-/// What is called with a queue and its new maximum offset when messages became visible in it.
-pub type DispatchHook = Box<dyn Fn(&Arc<Queue>, i64) + Send + Sync>;
 
 /// A store directory, open; cheap to clone. It is locked until [`Store::shutdown`], or until the last clone and the
 /// [`Workers`] are gone.
@@ -55,11 +62,12 @@ pub(crate) struct Inner {
     options: Options,
     env: Env,
     log: Arc<Log>,
-    queues: views::Queues,
-    index: Option<views::index::Index>,
-    hooks: RwLock<Vec<DispatchHook>>,
-    dispatch: Mutex<Dispatch>,
-    dispatcher_wake: Wake,
+    views: Arc<Views>,
+    dispatch: Arc<Dispatch>,
+    retention: RetentionCounters,
+    unconsumed_hook: OnceLock<UnconsumedHook>,
+    keeper: Mutex<Keeper>,
+    keeper_wake: Wake,
     lock: Mutex<Option<Box<dyn DirLock>>>,
 }
 
@@ -71,12 +79,13 @@ impl Store {
 
     /// Starts the store's threads. They stop when the result is dropped, or by [`Workers::stop`].
     pub fn start(&self) -> io::Result<Workers> {
-        let Inner { env, log, dispatcher_wake, .. } = &*self.0;
-        let [writer, flusher, dispatcher] = self.0.workers();
+        let Inner { env, log, dispatch, keeper_wake, .. } = &*self.0;
+        let [writer, flusher, dispatcher, keeper] = self.0.workers();
         let clock = &env.clock;
         Ok(Workers {
             handles: vec![
-                spawn_worker("log-dispatcher", clock, dispatcher, dispatcher_wake)?,
+                spawn_worker("store-keeper", clock, keeper, keeper_wake)?,
+                spawn_worker("log-dispatcher", clock, dispatcher, &dispatch.wake)?,
                 spawn_worker("log-flusher", clock, flusher, log.flusher_wake())?,
                 spawn_worker("log-writer", clock, writer, log.writer_wake())?,
             ],
@@ -93,12 +102,12 @@ impl Store {
     /// Returns the handle of a queue, making one if there is none; on disk it appears with its first message. The caller
     /// bounds how many there are by its table of topics.
     pub fn queue(&self, topic: &str, id: i32) -> Arc<Queue> {
-        self.0.queues.queue(topic, id)
+        self.0.views.queues.queue(topic, id)
     }
 
     /// Returns the handle of a queue if it was ever used.
     pub fn find_queue(&self, topic: &str, id: i32) -> Option<Arc<Queue>> {
-        self.0.queues.find(topic, id)
+        self.0.views.queues.find(topic, id)
     }
 
     /// Appends each entry of a run, in order, or refuses it; one entry's refusal does not touch the others. Takes one
@@ -141,7 +150,7 @@ impl Store {
 
     /// Returns the mark that an acknowledgement waits for: written, or synced under `SYNC_FLUSH`.
     pub fn acknowledged(&self) -> &Mark {
-        self.0.visible()
+        self.0.dispatch.followed()
     }
 
     /// Returns the log offsets of records that were indexed under a key and stored between two times, at most `max`,
@@ -154,8 +163,20 @@ impl Store {
         begin_ms: i64,
         end_ms: i64,
     ) -> Result<Vec<u64>, Fault> {
-        let Some(index) = &self.0.index else { return Ok(Vec::new()) };
-        Ok(index.query(topic, Wanted::Key(key), max, begin_ms, end_ms)?.log_offsets)
+        Ok(self.query(topic, Wanted::Key(key), max, begin_ms, end_ms)?.log_offsets)
+    }
+
+    /// As [`Store::find_by_key`], for keys and tags, with how far the index has come.
+    pub fn query(
+        &self,
+        topic: &str,
+        wanted: Wanted<'_>,
+        max: usize,
+        begin_ms: i64,
+        end_ms: i64,
+    ) -> Result<Found, Fault> {
+        let Some(index) = &self.0.views.index else { return Ok(Found::default()) };
+        Ok(index.query(topic, wanted, max, begin_ms, end_ms)?)
     }
 
     /// Returns the offsets between which the log has records.
@@ -170,13 +191,24 @@ impl Store {
 
     /// Removes a topic's queues and their files; its messages stay in the log until that is cut.
     pub fn remove_topic(&self, topic: &str) -> Result<(), Fault> {
-        self.0.queues.remove_topic(topic)
+        self.0.views.queues.remove_topic(topic)
     }
 
     /// Calls `hook` for each queue whenever messages became visible in it. Hooks run on the dispatcher's thread and must
     /// be quick.
     pub fn on_dispatch(&self, hook: DispatchHook) {
-        self.0.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
+        self.0.dispatch.add_hook(hook);
+    }
+
+    /// Sets who is asked how many of the messages that retention removed were not consumed; once. It is called on the
+    /// keeper's thread for each queue that lost messages.
+    pub fn on_removed(&self, hook: UnconsumedHook) {
+        assert!(self.0.unconsumed_hook.set(hook).is_ok(), "one broker is asked");
+    }
+
+    /// Returns what retention removed since the store was opened.
+    pub fn removed(&self) -> &RetentionCounters {
+        &self.0.retention
     }
 
     /// Writes and syncs everything, notes that the stop was clean and unlocks the directory. Stop the [`Workers`] first.
@@ -187,29 +219,15 @@ impl Store {
 }
 
 impl Inner {
-    /// Returns the mark up to which readers may see messages: what a reader was shown must not be lost by a crash that
-    /// the acknowledgement would have survived.
-    fn visible(&self) -> &Mark {
-        match self.options.flush_disk_type {
-            FlushDiskType::AsyncFlush => &self.log.marks.written,
-            FlushDiskType::SyncFlush => &self.log.marks.synced,
-        }
-    }
-
-    fn notify(&self, queue: &Arc<Queue>, max_offset: i64) {
-        for hook in self.hooks.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            hook(queue, max_offset);
-        }
-    }
-
-    fn workers(self: &Arc<Self>) -> [Box<dyn Worker>; 3] {
+    fn workers(self: &Arc<Self>) -> [Box<dyn Worker>; 4] {
         [
             Box::new(WriterWorker(self.log.clone())),
             Box::new(FlusherWorker {
                 log: self.log.clone(),
                 interval: self.options.flush_interval_commit_log,
             }),
-            Box::new(Dispatcher(self.clone())),
+            Box::new(DispatchWorker(self.dispatch.clone())),
+            Box::new(KeeperWorker(self.clone())),
         ]
     }
 

@@ -71,6 +71,8 @@ pub struct Options {
     pub tail_bytes_max: u64,
     /// Our own: bytes of blocks kept for readers that follow the log behind its tail.
     pub block_cache_bytes_max: u64,
+    /// Our own: bytes of log files above which the oldest go, whatever their age; `None` for no bound.
+    pub log_bytes_max: Option<u64>,
     /// Our own: files of the store that are open at once; more are closed and opened again on use.
     pub open_files_max: usize,
     /// Our own: queue entries that wait in memory to be written, over all queues.
@@ -114,6 +116,7 @@ impl Default for Options {
             backlog_bytes_max: 64 << 20,
             tail_bytes_max: 16 << 20,
             block_cache_bytes_max: 32 << 20,
+            log_bytes_max: None,
             open_files_max: 4096,
             queue_entries_pending_max: 1 << 20,
             dispatch_items_max: 1 << 18,

@@ -11,28 +11,24 @@ use std::{
     io,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
-use env::{Env, write_whole};
-use jiff::tz::TimeZone;
+use env::{Env, Wake, write_whole};
 use wire::record::{CheckCrc, LEN_MIN, Record, RecordError};
 
 use crate::{
     Fault, FlushDiskType, Inner, OpenError, Options, Store,
     checkpoint::Checkpoint,
+    keeper::{Keeper, RetentionCounters},
     log::{
         Log,
-        append::{lock, lock_any},
+        append::lock_any,
         reader::{STORED_AT_END, stored_at},
         scan::{Go, Stopped, scan},
     },
     segments::{Layout, LoadError, OpenFiles, Segments},
-    views::{
-        LastStop, Queues,
-        dispatch::Dispatch,
-        index::{Index, Shape},
-    },
+    views::{Durable, LastStop, Views, dispatch::Dispatch},
 };
 
 /// What opening a store found and did.
@@ -97,39 +93,48 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
     // Without queues everything is replayed: a view can be deleted and is rebuilt.
     let applied = if has_queues { trusted.views.clamp(log_min, end) } else { log_min };
     let log = Arc::new(Log::new(&options, env.clock.clone(), segments, applied, end));
-    let inner = Arc::new(Inner {
-        queues: Queues::open(
-            env.disk.clone(),
-            queue_root,
-            options.queue_file_len(),
-            options.open_files_max,
-            last_stop,
-            applied,
-            log_min,
-        )?,
-        index: open_index(&options, &env, &log, last_stop, applied)?,
+    let store_time = |at| log.store_time(at);
+    let views = Arc::new(Views::open(
+        &options,
+        &env,
+        last_stop,
+        applied,
+        log_min,
+        checkpoint.as_ref(),
+        &store_time,
+    )?);
+    let for_queues = log.clone();
+    views.queues.set_store_time(Box::new(move |at, _| for_queues.store_time(at)));
+    let dispatch = Dispatch::new(log.clone(), views.clone(), &options, env.clock.clone());
+    let mut inner = Inner {
         log,
-        hooks: RwLock::default(),
-        dispatch: Mutex::new(Dispatch::default()),
-        dispatcher_wake: env::Wake::new(),
+        views,
+        dispatch: Arc::new(dispatch),
+        retention: RetentionCounters::default(),
+        unconsumed_hook: OnceLock::new(),
+        keeper: Mutex::new(Keeper::new(&options, &env.clock, Durable::default())),
+        keeper_wake: Wake::new(),
         lock: Mutex::new(Some(dir_lock)),
         options,
         env,
-    });
-    let for_queues = inner.log.clone();
-    inner.queues.set_store_time(Box::new(move |at, _| for_queues.store_time(at)));
-    {
-        let mut dispatch = lock(&inner.dispatch);
-        while dispatch.apply(&inner, end)? {}
-        dispatch.sync(&inner, LastStop::Crash)?;
-    }
-    inner.visible().follow(inner.dispatcher_wake.clone());
+    };
+    let durable = sync_views(&inner, LastStop::Crash)?;
+    inner.keeper = Mutex::new(Keeper::new(&inner.options, &inner.env.clock, durable));
+    inner.dispatch.followed().follow(inner.dispatch.wake.clone());
     if inner.options.flush_disk_type == FlushDiskType::SyncFlush {
         inner.log.marks.written.follow(inner.log.flusher_wake().clone());
     }
     let recovered =
         Recovered { last_stop, checked_from: trusted.log, end, dropped, replayed_from: applied };
-    Ok((Store(inner), recovered))
+    Ok((Store(Arc::new(inner)), recovered))
+}
+
+/// Brings the views up to the log, which is synced, makes both durable and says so in the checkpoint.
+fn sync_views(store: &Inner, purpose: LastStop) -> Result<Durable, Fault> {
+    store.dispatch.finish()?;
+    let durable = store.views.sync(purpose)?;
+    store.save_checkpoint(durable, store.log.marks.synced.get())?;
+    Ok(durable)
 }
 
 /// Writes and syncs everything and notes that the stop was clean.
@@ -142,9 +147,7 @@ pub(crate) fn close(store: &Arc<Inner>) -> Result<(), Fault> {
     if !log.sync() {
         return Err(Fault::Poisoned);
     }
-    let mut dispatch = lock(&store.dispatch);
-    while dispatch.apply(store, log.marks.synced.get())? {}
-    dispatch.sync(store, LastStop::Clean)?;
+    sync_views(store, LastStop::Clean)?;
     store.env.disk.remove(&store.path("abort"))?;
     store.env.disk.sync_dir(&store.options.store_path_root_dir)?;
     lock_any(&store.lock).take();
@@ -182,27 +185,6 @@ fn load_segments(options: &Options, env: &Env) -> Result<Segments, OpenError> {
         }
         LoadError::Io { path, source } => OpenError::Io { what: "cannot list", path, source },
     })
-}
-
-fn open_index(
-    options: &Options,
-    env: &Env,
-    log: &Arc<Log>,
-    last_stop: LastStop,
-    applied: u64,
-) -> Result<Option<Index>, OpenError> {
-    if !options.message_index_enable {
-        return Ok(None);
-    }
-    let dir = options.store_path_root_dir.join("index");
-    env.disk.create_dir_all(&dir).map_err(failed("cannot create", &dir))?;
-    let shape =
-        Shape { slots: options.max_hash_slot_num.max(1), entries: options.max_index_num.max(2) };
-    let zone = TimeZone::system();
-    let store_time = |at| log.store_time(at);
-    Index::open(env.disk.clone(), dir.clone(), shape, zone, last_stop, applied, store_time)
-        .map(Some)
-        .map_err(failed("cannot open the index in", &dir))
 }
 
 /// How much is whole without being looked at.

@@ -248,7 +248,7 @@ impl Index {
                 let last = self.entry(&entries, low - 1)?;
                 header.end_offset = last.log_offset;
                 header.end_time = store_time(last.log_offset)
-                    .unwrap_or(header.begin_time + Millis::from(last.seconds) * 1000);
+                    .unwrap_or_else(|| header.begin_time + Millis::from(last.seconds) * 1000);
             }
         }
         if header.count <= 1 {
@@ -280,6 +280,17 @@ impl Index {
     /// Returns the log offset up to which keys were put.
     pub fn applied(&self) -> u64 {
         self.lock().applied
+    }
+
+    /// Notes that everything below `upto` was put, though no record ends there.
+    pub fn pass(&self, upto: u64) {
+        let mut state = self.lock();
+        state.applied = state.applied.max(upto);
+    }
+
+    /// Whether enough waits to be worth a write.
+    pub fn is_run_due(&self) -> bool {
+        self.pending_bytes() >= RUN_BYTES
     }
 
     /// Returns the bytes of entries that wait to be written.
@@ -655,9 +666,7 @@ impl Batch<'_> {
             if state.files.last().is_none_or(|last| last.header.count >= shape.entries) {
                 let last = state.files.last();
                 let name = self.index.name_at(self.now, last.map(|last| last.name.as_str()));
-                let header = last.map_or(Header { count: 1, ..Header::default() }, |last| {
-                    last.header.next_file()
-                });
+                let header = last.map_or_else(Header::first_file, |last| last.header.next_file());
                 state.files.push(Entries::new(name, header, shape));
             }
             let last = state.files.last_mut().expect("a file was pushed if there was none");
@@ -666,11 +675,6 @@ impl Batch<'_> {
         }
         state.applied = end;
         Ok(())
-    }
-
-    /// Whether enough waits to be worth a write.
-    pub fn is_run_due(&self) -> bool {
-        self.state.pending_bytes >= RUN_BYTES
     }
 }
 
@@ -715,6 +719,10 @@ impl Entries {
 }
 
 impl Header {
+    fn first_file() -> Header {
+        Header { count: 1, ..Header::default() }
+    }
+
     /// Returns the header of the file after this one (Java: the constructor of `IndexFile` with the last end).
     fn next_file(&self) -> Header {
         let (offset, time) = (self.end_offset, self.end_time.max(0));

@@ -1,6 +1,6 @@
 //! Views of the log: what can be deleted and rebuilt from it.
 //!
-//! A consume queue per topic and queue id, and the key index. The dispatcher feeds both in log order; a recovery feeds
+//! A [`queue`] per topic and queue id, and the key [`index`]. [`dispatch`] feeds both in log order; a recovery feeds
 //! them by the same function from records that it parses. Either view cuts, when it is opened, what the recovery will
 //! feed it again, so no record is applied twice and none is left out.
 
@@ -8,7 +8,21 @@ pub(crate) mod dispatch;
 pub mod index;
 pub mod queue;
 
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use env::{Env, Millis};
+use jiff::tz::TimeZone;
 pub use queue::{Boundary, Queue, QueueEntry, Queues};
+
+use self::{
+    index::{Index, Shape},
+    queue::Written,
+};
+use crate::{Fault, OpenError, Options, checkpoint::Checkpoint};
 
 /// Whether the last owner of the directory stopped cleanly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,3 +32,116 @@ pub enum LastStop {
     /// Only what was synced is whole; behind it may be anything.
     Crash,
 }
+
+/// The views of one store.
+pub(crate) struct Views {
+    pub(crate) queues: Queues,
+    /// `None` if `messageIndexEnable` is off.
+    pub(crate) index: Option<Index>,
+    written: Mutex<Written>,
+}
+
+/// What of the views is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Durable {
+    /// Every record below this log offset is in every view.
+    pub(crate) to: u64,
+    /// Start of a record, not above `to`, and its store time or an earlier one: what Java's checkpoint says of queues.
+    pub(crate) record: u64,
+    pub(crate) record_stored_at: Millis,
+    /// End time of the last index file that is full; 0 if none is.
+    pub(crate) index_time: Millis,
+}
+
+impl Views {
+    /// Opens the views and cuts from them what stands for records at or after `trusted`, since those are dispatched
+    /// again. `log_min` is the first offset of the log, `checkpoint` what the directory has; `store_time` answers for
+    /// records below `trusted`.
+    pub(crate) fn open(
+        options: &Options,
+        env: &Env,
+        last_stop: LastStop,
+        trusted: u64,
+        log_min: u64,
+        checkpoint: Option<&Checkpoint>,
+        store_time: &dyn Fn(u64) -> Option<Millis>,
+    ) -> Result<Views, OpenError> {
+        let root = &options.store_path_root_dir;
+        let queues = Queues::open(
+            Arc::clone(&env.disk),
+            root.join("consumequeue"),
+            options.queue_file_len(),
+            options.open_files_max,
+            last_stop,
+            trusted,
+            log_min,
+        )?;
+        let open_index = || {
+            let dir = root.join("index");
+            let shape = Shape {
+                slots: options.max_hash_slot_num.max(1),
+                entries: options.max_index_num.clamp(2, i32::MAX as u32),
+            };
+            let disk = Arc::clone(&env.disk);
+            Index::open(
+                disk,
+                dir.clone(),
+                shape,
+                TimeZone::system(),
+                last_stop,
+                trusted,
+                store_time,
+            )
+            .map_err(|source| OpenError::Io { what: "cannot open", path: dir, source })
+        };
+        let index = options.message_index_enable.then(open_index).transpose()?;
+        // Until something is dispatched the checkpoint says of queues what it said before, unless the log was cut there.
+        let record = checkpoint.and_then(|checkpoint| u64::try_from(checkpoint.queues_offset).ok());
+        let written = Written {
+            to: trusted,
+            record: record.filter(|record| *record <= trusted).unwrap_or(0),
+            stored_at: checkpoint.map_or(0, |checkpoint| checkpoint.queues_time),
+        };
+        Ok(Views { queues, index, written: Mutex::new(written) })
+    }
+
+    /// Makes durable what was written, the index also what was not. With [`LastStop::Clean`] it is the last call before
+    /// the directory is left.
+    pub(crate) fn sync(&self, purpose: LastStop) -> io::Result<Durable> {
+        // The mark comes first: what is written meanwhile is above it.
+        let written = self.written();
+        self.queues.sync()?;
+        let index = self.index.as_ref().map(|index| index.sync(purpose)).transpose()?;
+        Ok(Durable {
+            to: index.map_or(written.to, |index| index.applied.min(written.to)),
+            record: written.record,
+            record_stored_at: written.stored_at,
+            index_time: index.map_or(0, |index| index.sealed_time),
+        })
+    }
+
+    /// Lets the views forget what lies before the log's first offset; returns how many files were removed. `lost` is told
+    /// which offsets each queue lost.
+    pub(crate) fn follow_log_min(
+        &self,
+        log_min: u64,
+        lost: &mut dyn FnMut(&Queue, Range<i64>),
+    ) -> Result<usize, Fault> {
+        let queue_files = self.queues.follow_log_min(log_min, lost)?;
+        let index_files =
+            self.index.as_ref().map_or(Ok(0), |index| index.remove_before(log_min))?;
+        Ok(queue_files + index_files)
+    }
+
+    /// Returns how far queue entries are written.
+    pub(crate) fn written(&self) -> Written {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_written(&self, written: Written) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = written;
+    }
+}
+
+#[cfg(test)]
+mod tests;

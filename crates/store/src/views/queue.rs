@@ -18,8 +18,9 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use env::{Disk, File, Millis, Open};
@@ -112,6 +113,8 @@ struct State {
     last_log_offset: Option<u64>,
     /// Whether the dispatcher has the queue on its list of those to write.
     is_listed: bool,
+    /// Whether the dispatcher will tell about new entries at the end of its run.
+    is_touched: bool,
     /// First file with writes that are not synced.
     unsynced_from: Option<u64>,
     /// Whether a file was created whose name is not synced.
@@ -129,8 +132,6 @@ struct Shared {
     serials: AtomicU32,
     /// Entries that wait in memory, over all queues.
     pending: AtomicUsize,
-    /// Every entry of a record below this log offset is written.
-    written_to: AtomicU64,
     unsynced: Mutex<Vec<Arc<Queue>>>,
     /// A sync failed: nothing is known about what was written before, so nothing may be called durable any more.
     sync_failed: AtomicBool,
@@ -269,6 +270,12 @@ impl Queue {
     /// Takes the queue for pushing entries; for the dispatcher alone.
     pub(crate) fn pusher(&self) -> Pusher<'_> {
         Pusher { queue: self, state: self.lock(), pushed: 0 }
+    }
+
+    /// Forgets that the queue was touched and returns its end.
+    pub(crate) fn take_touched(&self) -> i64 {
+        self.lock().is_touched = false;
+        self.max_offset()
     }
 
     /// Returns whether entries wait to be written, and the log offset of the first of them.
@@ -504,6 +511,11 @@ impl Pusher<'_> {
         self.state.last_log_offset = Some(entry.log_offset);
     }
 
+    /// Returns whether this is the first time since [`Queue::take_touched`], and notes that it was.
+    pub(crate) fn touch(&mut self) -> bool {
+        !std::mem::replace(&mut self.state.is_touched, true)
+    }
+
     /// Returns whether the queue has to be put on the list of those to write, and notes that it is.
     pub(crate) fn list(&mut self) -> bool {
         !self.state.pending.is_empty() && !std::mem::replace(&mut self.state.is_listed, true)
@@ -578,7 +590,6 @@ impl Queues {
             files: Mutex::new(FileCache::new(open_files_max)),
             serials: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
-            written_to: AtomicU64::new(trusted),
             unsynced: Mutex::default(),
             sync_failed: AtomicBool::new(false),
             store_time: OnceLock::new(),
@@ -673,11 +684,21 @@ impl Queues {
         Ok(())
     }
 
-    /// Lets every queue forget what lies before `log_min`; returns how many files were removed.
-    pub fn follow_log_min(&self, log_min: u64) -> Result<usize, Fault> {
+    /// Lets every queue forget what lies before `log_min`; returns how many files were removed. `lost` is told which
+    /// offsets each queue lost.
+    pub fn follow_log_min(
+        &self,
+        log_min: u64,
+        lost: &mut dyn FnMut(&Queue, Range<i64>),
+    ) -> Result<usize, Fault> {
         let mut removed = 0;
         for queue in self.all() {
+            let before = queue.min_offset();
             removed += queue.follow_log_min(log_min)?;
+            let after = queue.min_offset();
+            if after > before {
+                lost(&queue, before..after);
+            }
         }
         Ok(removed)
     }
@@ -687,20 +708,17 @@ impl Queues {
         self.shared.pending.load(Ordering::Relaxed)
     }
 
-    /// Makes durable what was written, and returns the log offset below which the entry of every record is. Once it
-    /// failed it always does: nothing is known any more about what was written.
-    pub fn sync(&self) -> io::Result<u64> {
+    /// Makes durable what was written. Once it failed it always does: nothing is known any more about what was written.
+    pub fn sync(&self) -> io::Result<()> {
         if self.shared.sync_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier sync of a queue failed"));
         }
-        // The mark comes first: what is written meanwhile is above it.
-        let written_to = self.shared.written_to.load(Ordering::Acquire);
         let queues = std::mem::take(&mut *lock(&self.shared.unsynced));
         let outcome = self.sync_all(&queues);
         if outcome.is_err() {
             self.shared.sync_failed.store(true, Ordering::Release);
         }
-        outcome.map(|()| written_to)
+        outcome
     }
 
     fn sync_all(&self, queues: &[Arc<Queue>]) -> io::Result<()> {
@@ -896,53 +914,59 @@ impl Shared {
 /// The queues that have entries to write, oldest entry first; owned by the dispatcher.
 #[derive(Default)]
 pub(crate) struct WriteList {
-    /// With the monotonic time at which the entry came.
-    queues: VecDeque<(Arc<Queue>, std::time::Duration)>,
+    queues: VecDeque<Listed>,
+}
+
+struct Listed {
+    queue: Arc<Queue>,
+    /// Monotonic time at which the oldest entry came.
+    since: Duration,
+    /// Store time of its message, or of one before.
+    stored_at: Millis,
+}
+
+/// How far queue entries are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The entry of every record below this log offset is written.
+    pub(crate) to: u64,
+    /// Start of the last record below `to`, or of the one at `to`.
+    pub(crate) record: u64,
+    /// Store time of that record, or an earlier one.
+    pub(crate) stored_at: Millis,
 }
 
 impl WriteList {
-    /// Adds a queue for which [`Pusher::list`] said so.
-    pub(crate) fn push(&mut self, queue: Arc<Queue>, now: std::time::Duration) {
-        self.queues.push_back((queue, now));
+    /// Adds a queue for which [`Pusher::list`] said so, after a message stored at `stored_at`.
+    pub(crate) fn push(&mut self, queue: Arc<Queue>, since: Duration, stored_at: Millis) {
+        self.queues.push_back(Listed { queue, since, stored_at });
     }
 
     /// Returns since when the oldest entry has been waiting.
-    pub(crate) fn oldest(&self) -> Option<std::time::Duration> {
-        self.queues.front().map(|(_, since)| *since)
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.queues.front().map(|listed| listed.since)
     }
 
     /// Writes the queue whose entry has been waiting longest. On an error it stays the first.
     pub(crate) fn write_first(&mut self) -> io::Result<()> {
-        let Some((queue, _)) = self.queues.front() else { return Ok(()) };
+        let Some(Listed { queue, .. }) = self.queues.front() else { return Ok(()) };
         queue.write()?;
         queue.lock().is_listed = false;
         self.queues.pop_front();
         Ok(())
     }
 
-    /// Returns the log offset below which every entry is written, given that all below `applied` were pushed.
-    pub(crate) fn written_to(&mut self, applied: u64) -> u64 {
-        // A topic that was removed has nothing pending and says nothing.
-        while let Some((queue, _)) = self.queues.front() {
-            if let Some(log_offset) = queue.first_pending() {
-                return log_offset.min(applied);
+    /// Returns how far entries are written, given how far they were pushed.
+    pub(crate) fn written(&mut self, pushed: Written) -> Written {
+        while let Some(Listed { queue, stored_at, .. }) = self.queues.front() {
+            if let Some(first) = queue.first_pending() {
+                return Written { to: first, record: first, stored_at: *stored_at };
             }
+            // The topic was removed: its queues have nothing to write.
             queue.lock().is_listed = false;
             self.queues.pop_front();
         }
-        applied
-    }
-}
-
-impl Queues {
-    /// Publishes what [`WriteList::written_to`] said.
-    pub(crate) fn set_written_to(&self, log_offset: u64) {
-        self.shared.written_to.store(log_offset, Ordering::Release);
-    }
-
-    /// Returns the log offset below which the entry of every record is written.
-    pub fn written_to(&self) -> u64 {
-        self.shared.written_to.load(Ordering::Acquire)
+        pushed
     }
 }
 

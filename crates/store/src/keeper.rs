@@ -1,0 +1,190 @@
+//! The keeper: makes views durable, writes the checkpoint, and removes what retention lets go.
+//!
+//! What the checkpoint says must hold after a crash of the machine, so a round has two halves: views are synced up to
+//! some record; once the log, too, is synced up to there, the checkpoint says so. A round comes when enough was
+//! dispatched since the last, which bounds what a recovery has to replay, or enough time has passed.
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use env::{Clock, Millis, Step, Worker};
+use jiff::tz::TimeZone;
+
+use crate::{
+    Fault, Inner, Options, Queue,
+    checkpoint::{Checkpoint, Progress},
+    retention::{LogFile, Reason, Retention},
+    views::{Durable, LastStop},
+};
+
+/// Pause between looks at whether a round is due.
+const TICK: Duration = Duration::from_secs(1);
+/// Bytes of log that are dispatched before the views are synced: what a recovery may have to replay.
+const REPLAY_BYTES: u64 = 512 << 20;
+
+/// Is asked how many of the messages of a queue that the log has just lost some group had not consumed.
+pub type UnconsumedHook = Box<dyn Fn(&Queue, Range<i64>) -> u64 + Send + Sync>;
+
+/// What retention did since the store was opened.
+#[derive(Debug, Default)]
+pub struct RetentionCounters {
+    /// Log files removed.
+    pub log_files: AtomicU64,
+    /// Queue and index files removed.
+    pub view_files: AtomicU64,
+    /// Messages removed that some group had not consumed.
+    pub unconsumed: AtomicU64,
+}
+
+impl Inner {
+    /// Writes a checkpoint that says what is durable: views as `durable`, the log up to `log_synced`.
+    pub(crate) fn save_checkpoint(&self, durable: Durable, log_synced: u64) -> io::Result<()> {
+        let checkpoint = Checkpoint {
+            log_time: durable.record_stored_at,
+            queues_time: durable.record_stored_at,
+            index_time: durable.index_time,
+            queues_offset: i64::try_from(durable.record).unwrap_or(0),
+            progress: Some(Progress { log: log_synced, views: durable.to.min(log_synced) }),
+            ..Checkpoint::default()
+        };
+        checkpoint.save(&*self.env.disk, &self.path("checkpoint"))
+    }
+
+    /// Removes the oldest log file and what the views know of it; returns whether there was one to remove.
+    fn remove_oldest(&self, reason: Reason) -> Result<bool, Fault> {
+        let segments = &self.log.segments;
+        let first_end = segments.range().start + segments.file_len();
+        let Some(file) = segments.remove_first_before(first_end)? else { return Ok(false) };
+        self.retention.log_files.fetch_add(1, Ordering::Relaxed);
+        let log_min = segments.range().start;
+        let mut unconsumed = 0;
+        let view_files = self.views.follow_log_min(log_min, &mut |queue, lost| {
+            let count = self.unconsumed_hook.get().map_or(0, |hook| hook(queue, lost));
+            if count > 0 {
+                let (topic, id) = (queue.topic(), queue.id());
+                tracing::warn!(
+                    topic,
+                    queue = id,
+                    count,
+                    "messages removed before they were consumed"
+                );
+            }
+            unconsumed += count;
+        })?;
+        self.retention.view_files.fetch_add(view_files as u64, Ordering::Relaxed);
+        self.retention.unconsumed.fetch_add(unconsumed, Ordering::Relaxed);
+        let file = file.path().display();
+        tracing::info!(%file, reason = reason.name(), log_min, unconsumed, "log file removed");
+        Ok(true)
+    }
+}
+
+/// What the keeper has to remember from one step to the next.
+pub(crate) struct Keeper {
+    retention: Retention,
+    /// Views that are synced, waiting for the log to be.
+    waiting: Option<Durable>,
+    saved: Durable,
+    saved_at: Duration,
+    check_at: Duration,
+    /// Files still to go, one each `deleteCommitLogFilesInterval`.
+    doomed: Option<(usize, Reason)>,
+}
+
+impl Keeper {
+    /// Returns the keeper of a store that was just opened and whose checkpoint says `saved`.
+    pub(crate) fn new(options: &Options, clock: &Clock, saved: Durable) -> Keeper {
+        let now = clock.monotonic();
+        Keeper {
+            retention: Retention::new(TimeZone::system()),
+            waiting: None,
+            saved,
+            saved_at: now,
+            check_at: now + options.clean_resource_interval,
+            doomed: None,
+        }
+    }
+
+    fn step(&mut self, store: &Inner) -> Step {
+        let now = store.env.clock.monotonic();
+        if let Some((count, reason)) = self.doomed.take() {
+            match store.remove_oldest(reason) {
+                Ok(true) if count > 1 => {
+                    self.doomed = Some((count - 1, reason));
+                    return Step::IdleUntil(now + store.options.delete_commit_log_files_interval);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a log file could not be removed"),
+            }
+        }
+        if let Err(error) = self.checkpoint(store, now) {
+            tracing::error!(%error, "the checkpoint stays where it is");
+        }
+        if now >= self.check_at {
+            self.check_at = now + store.options.clean_resource_interval;
+            if let Err(error) = self.check(store) {
+                tracing::error!(%error, "retention could not look at the store");
+            }
+            if self.doomed.is_some() {
+                return Step::Again;
+            }
+        }
+        Step::IdleUntil(now + TICK)
+    }
+
+    fn checkpoint(&mut self, store: &Inner, now: Duration) -> io::Result<()> {
+        if let Some(durable) = self.waiting {
+            let synced = store.log.marks.synced.get();
+            if synced >= durable.to {
+                store.save_checkpoint(durable, synced)?;
+                (self.saved, self.saved_at, self.waiting) = (durable, now, None);
+            }
+            return Ok(());
+        }
+        let behind = store.log.marks.dispatched.get().saturating_sub(self.saved.to);
+        let is_old = now >= self.saved_at + store.options.flush_consume_queue_thorough_interval;
+        if behind >= REPLAY_BYTES || behind > 0 && is_old {
+            self.waiting = Some(store.views.sync(LastStop::Crash)?);
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, store: &Inner) -> Result<(), Fault> {
+        let Inner { log, options, env, .. } = store;
+        // Of several roots the emptiest decides (Java: `CommitLog.getStorePathPhysic` and the ratio of the least used).
+        let mut used_ratio = 1.0_f64;
+        for root in log.segments.roots() {
+            used_ratio = used_ratio.min(env.disk.space(root)?.used_ratio());
+        }
+        let views_ratio = env.disk.space(&options.store_path_root_dir)?.used_ratio();
+        let used_ratio = used_ratio.max(views_ratio);
+        let is_full = used_ratio > options.used_ratio_for_refusal();
+        log.refuse_for_space(is_full || store.dispatch.is_stalled());
+
+        let mut files = Vec::new();
+        for segment in log.segments.list() {
+            let len = log.segments.file_len();
+            let modified = log.segments.modified(&segment)?.unwrap_or(Millis::MAX);
+            files.push(LogFile { end: segment.start() + len, len, modified });
+        }
+        let (now, monotonic) = (env.clock.now(), env.clock.monotonic());
+        self.doomed = self.retention.decide(options, &files, used_ratio, now, monotonic);
+        Ok(())
+    }
+}
+
+/// The keeper's thread.
+pub(crate) struct KeeperWorker(pub(crate) Arc<Inner>);
+
+impl Worker for KeeperWorker {
+    fn step(&mut self) -> Step {
+        self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).step(&self.0)
+    }
+}
