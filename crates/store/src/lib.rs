@@ -17,6 +17,7 @@ mod recovery;
 mod retention;
 pub mod segments;
 mod status;
+mod table;
 pub mod views;
 
 use std::{
@@ -38,6 +39,7 @@ pub use crate::{
     options::{FlushDiskType, Options},
     recovery::Recovered,
     status::Status,
+    table::Table,
     views::{
         Boundary, Queue, QueueEntry,
         dispatch::DispatchHook,
