@@ -16,7 +16,7 @@ use std::{
 
 use env::Clock;
 use futures_util::task::AtomicWaker;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use wire::frame::{Frame, Kind};
 
 use crate::Answers;
@@ -44,6 +44,14 @@ impl Connection {
     /// Tells whether the connection is over.
     pub fn is_gone(&self) -> bool {
         self.0.outbox().gone
+    }
+
+    /// Completes once the connection is over.
+    pub async fn closed(&self) {
+        let told = self.0.buried.notified();
+        if !self.is_gone() {
+            told.await;
+        }
     }
 
     /// Queues `frame` as a oneway request to the peer and returns its number.
@@ -192,6 +200,8 @@ pub(crate) struct Link {
     outbox: Mutex<Outbox>,
     /// Whether the outbox holds something; saves the task the lock.
     mail: AtomicBool,
+    /// Tells those who wait for the end.
+    buried: Notify,
     /// Wakes the driving task.
     pub(crate) waker: AtomicWaker,
     /// A reason to end at once, as its number plus one.
@@ -240,6 +250,7 @@ impl Link {
             next_opaque: AtomicI32::new(0),
             outbox: Mutex::new(Outbox::default()),
             mail: AtomicBool::new(false),
+            buried: Notify::new(),
             waker: AtomicWaker::new(),
             sentence: AtomicU8::new(0),
             moved_at: AtomicU32::new(parts.tick),
@@ -298,6 +309,7 @@ impl Link {
             std::mem::take(&mut outbox.calls)
         };
         drop(calls);
+        self.buried.notify_waiters();
     }
 
     fn queue(
