@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use env::{Env, Wake, write_whole};
+use env::{Disk, Env, Wake, write_whole};
 use wire::record::{CheckCrc, LEN_MIN, Record, RecordError};
 
 use crate::{
@@ -82,16 +82,16 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
         tracing::warn!(end, what = dropped.what, after = dropped.records_after, "the log is cut");
     }
     segments.truncate(end).map_err(failed("cannot cut the log of", &root))?;
+    // What a killed process left may be in the page cache only; from here on it is called synced.
+    segments.sync(trusted.log.min(end)..end).map_err(failed("cannot sync the log of", &root))?;
     // From here on the directory is not clean, whatever happens.
     write_whole(disk, &root.join("abort"), std::process::id().to_string().as_bytes())
         .map_err(failed("cannot write into", &root))?;
     disk.sync_dir(&root).map_err(failed("cannot sync", &root))?;
 
-    let queue_root = root.join("consumequeue");
-    let has_queues =
-        !disk.list(&queue_root).map_err(failed("cannot list", &queue_root))?.is_empty();
-    // Without queues everything is replayed: a view can be deleted and is rebuilt.
-    let applied = if has_queues { trusted.views.clamp(log_min, end) } else { log_min };
+    // A view that was deleted is rebuilt, and the other with it.
+    let is_whole = views_exist(&options, disk).map_err(failed("cannot list", &root))?;
+    let applied = if is_whole { trusted.views.clamp(log_min, end) } else { log_min };
     let log = Arc::new(Log::new(&options, env.clock.clone(), segments, applied, end));
     let store_time = |at| log.store_time(at);
     let views = Arc::new(Views::open(
@@ -127,6 +127,30 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
     let recovered =
         Recovered { last_stop, checked_from: trusted.log, end, dropped, replayed_from: applied };
     Ok((Store(Arc::new(inner)), recovered))
+}
+
+/// Whether there are queues, and an index if there is to be one.
+fn views_exist(options: &Options, disk: &dyn Disk) -> io::Result<bool> {
+    let root = &options.store_path_root_dir;
+    if options.message_index_enable && !disk.exists(&root.join("index"))? {
+        return Ok(false);
+    }
+    // The files of a queue lie two directories below.
+    let mut level = vec![root.join("consumequeue")];
+    for _ in 0..2 {
+        let mut below = Vec::new();
+        for dir in level {
+            let dirs = disk.list(&dir)?.into_iter().filter(|entry| entry.is_dir);
+            below.extend(dirs.map(|entry| dir.join(entry.name)));
+        }
+        level = below;
+    }
+    for dir in level {
+        if !disk.list(&dir)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Brings the views up to the log, which is synced, makes both durable and says so in the checkpoint.

@@ -139,7 +139,7 @@ impl Segment {
 }
 
 impl Segments {
-    /// Finds the files of a run; directories that do not exist yet are created with the first file. A last file of no
+    /// Finds the files of a run; directories that do not exist yet are created with the first file. A file of no
     /// bytes is removed, as the original does: a crash came between its creation and its extension.
     pub fn load(
         disk: Arc<dyn Disk>,
@@ -347,6 +347,8 @@ impl Segments {
             used: AtomicBool::new(true),
         });
         let file = self.disk.open(&segment.path, Open::Length(self.layout.file_len))?;
+        // Name and length are durable before anything is in the file, so no crash leaves a run with a hole.
+        file.sync()?;
         self.disk.sync_dir(&root)?;
         *lock(&segment.file) = Some(file);
         let mut files = self.files_mut();

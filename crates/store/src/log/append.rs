@@ -67,10 +67,10 @@ impl Head {
     }
 
     /// Makes what is encoded since the last piece a piece that reaches to `next`.
-    fn cut_piece(&mut self, next: u64, closes_chunk: bool) {
+    fn cut_piece(&mut self, next: u64, ends_file: bool) {
         let bytes = self.chunk.split().freeze();
         if !bytes.is_empty() {
-            self.pieces.push(Piece { at: self.piece_at, next, bytes, closes_chunk });
+            self.pieces.push(Piece { at: self.piece_at, next, bytes, ends_file });
         }
         self.piece_at = next;
     }
@@ -138,7 +138,7 @@ impl Log {
             record::encode_blank(left as u32, &mut head.chunk);
             head.end += left;
             let end = head.end;
-            head.cut_piece(end, false);
+            head.cut_piece(end, true);
         }
         self.make_room(head, len);
 
@@ -181,7 +181,7 @@ impl Log {
     fn make_room(&self, head: &mut Head, len: usize) {
         if head.chunk.capacity() - head.chunk.len() < len {
             let end = head.end;
-            head.cut_piece(end, true);
+            head.cut_piece(end, false);
             head.chunk = self.tail.chunk(len);
         }
     }

@@ -18,7 +18,7 @@ use std::{
 
 use env::{Step, Wake, Worker};
 
-use super::Log;
+use super::{Log, writer::is_full};
 
 /// Step in which room is reserved.
 const RESERVE_STEP: u64 = 64 << 20;
@@ -62,19 +62,33 @@ impl Log {
         self.reserve_from(range.start)
     }
 
+    /// Reserves a step from `from` on, within the file that holds it, which is created if need be.
     fn reserve_from(&self, from: u64) -> io::Result<()> {
         let file_len = self.limits.file_len;
         let file_end = (from / file_len + 1) * file_len;
-        let to = (from / RESERVE_STEP + 2) * RESERVE_STEP;
-        let to = to.min(file_end);
+        let to = ((from / RESERVE_STEP + 2) * RESERVE_STEP).min(file_end);
         match self.segments.reserve(from..to) {
-            // Less room than a step: the write itself finds out whether there is enough for it.
-            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
-            Err(_) => Ok(()),
             Ok(()) => {
                 self.flusher.reserved.store(to, Ordering::Relaxed);
                 Ok(())
             }
+            // Less room than a step: the write itself finds out whether there is enough for it.
+            Err(error) if is_full(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reserves the next step before the writer needs it, in the next file if this one is all reserved.
+    fn reserve_ahead(&self) {
+        let (written, reserved) =
+            (self.marks.written.get(), self.flusher.reserved.load(Ordering::Relaxed));
+        let ahead = reserved.saturating_sub(written);
+        if 0 < ahead
+            && ahead < (RESERVE_STEP / 2).min(self.limits.file_len / 4)
+            && let Err(error) = self.reserve_from(reserved)
+        {
+            // The write that needs the room will meet the same error and handle it.
+            tracing::debug!(%error, "no room could be reserved ahead of the log");
         }
     }
 }
@@ -86,20 +100,6 @@ pub(crate) struct FlusherWorker {
     pub(crate) interval: Duration,
 }
 
-impl FlusherWorker {
-    fn reserve_ahead(&self) {
-        let written = self.log.marks.written.get();
-        let reserved = self.log.flusher.reserved.load(Ordering::Relaxed);
-        if reserved > written
-            && reserved - written < RESERVE_STEP / 2
-            && let Err(error) = self.log.reserve_from(reserved)
-        {
-            // The write that needs the room will meet the same error and handle it.
-            tracing::debug!(%error, "no room could be reserved ahead of the log");
-        }
-    }
-}
-
 impl Worker for FlusherWorker {
     fn step(&mut self) -> Step {
         let log = &self.log;
@@ -109,14 +109,14 @@ impl Worker for FlusherWorker {
         let dirty = log.marks.synced.get() < log.marks.written.get();
         if log.limits.sync_each {
             if dirty && log.sync() {
-                self.reserve_ahead();
+                log.reserve_ahead();
                 return Step::Again;
             }
             return Step::Idle;
         }
         let next_sync = Duration::from_nanos(log.flusher.next_sync.load(Ordering::Relaxed));
         let now = log.clock.monotonic();
-        self.reserve_ahead();
+        log.reserve_ahead();
         if now < next_sync {
             return Step::IdleUntil(next_sync);
         }

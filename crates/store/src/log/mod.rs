@@ -118,6 +118,8 @@ impl Log {
     }
 
     fn poison(&self, doing: &'static str, error: &std::io::Error) {
+            eprintln!("POISON {doing} {error}");
+        }
         if !self.state.poisoned.swap(true, Ordering::SeqCst) {
             tracing::error!(doing, %error, "the log is poisoned: nothing is taken until it is opened anew");
         }

@@ -27,8 +27,8 @@ pub(crate) struct Piece {
     pub(crate) next: u64,
     /// The records, or the 8 bytes of a blank.
     pub(crate) bytes: Bytes,
-    /// Whether it is the last piece of its chunk.
-    pub(crate) closes_chunk: bool,
+    /// Whether it is the blank that ends a file.
+    pub(crate) ends_file: bool,
 }
 
 /// The tail of a log.
@@ -86,8 +86,7 @@ impl Tail {
             bytes += piece.bytes.len();
             out.push(piece.bytes.clone());
             end = piece.next;
-            // Behind a blank comes another file.
-            if piece.next != piece.at + piece.bytes.len() as u64 {
+            if piece.ends_file {
                 break;
             }
         }
@@ -116,8 +115,8 @@ impl Tail {
             };
             shelf.bytes -= piece.bytes.len() as u64;
             shelf.start = piece.next;
-            if piece.closes_chunk
-                && shelf.spare.len() < SPARE_CHUNKS_MAX
+            // Only the last to refer to a chunk gets it.
+            if shelf.spare.len() < SPARE_CHUNKS_MAX
                 && let Ok(mut chunk) = piece.bytes.try_into_mut()
             {
                 chunk.clear();

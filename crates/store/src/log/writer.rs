@@ -108,6 +108,8 @@ impl Log {
         let started = self.clock.monotonic();
         let outcome = self.write_pieces(from, pieces);
         let took = self.clock.monotonic().saturating_sub(started);
+            eprintln!("write {from}..{end} {outcome:?}");
+        }
         // The tail can use a chunk again only when nobody refers to it.
         pieces.clear();
         self.writer.slow.store(took > QUICK, Ordering::Relaxed);
@@ -142,7 +144,7 @@ impl Log {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -759,10 +759,18 @@ impl Queue {
         last_stop: LastStop,
         trusted: u64,
     ) -> Result<(), OpenError> {
+        let io =
+            |path: PathBuf| move |source| OpenError::Io { what: "cannot recover", path, source };
         let shared = &*self.shared;
         let mut numbers = Vec::with_capacity(files.len());
         for entry in files {
             let Some(at) = file_at(&entry.name) else { continue };
+            if entry.len == 0 {
+                // A crash of the machine came between its creation and the sync of its length.
+                let path = self.dir().join(entry.name);
+                shared.disk.remove(&path).map_err(io(path))?;
+                continue;
+            }
             if entry.len != shared.file_len() || at % shared.file_len() != 0 {
                 return Err(OpenError::FileLen {
                     key: "mappedFileSizeConsumeQueue",
@@ -774,28 +782,19 @@ impl Queue {
             numbers.push(at / shared.file_len());
         }
         numbers.sort_unstable();
-        let Some(&last) = numbers.last() else { return Ok(()) };
-        // Files go from the front only; should one be missing in between, what is before it cannot be reached.
-        let first = (0..=last)
-            .rev()
-            .zip(numbers.iter().rev())
-            .take_while(|(expected, number)| expected == *number)
-            .last()
-            .map_or(last, |(number, _)| number);
-        let io =
-            |path: PathBuf| move |source| OpenError::Io { what: "cannot recover", path, source };
-        let mut files = first..last + 1;
-        loop {
-            let number = files.end - 1;
+        while let Some(number) = numbers.pop() {
             let path = self.file_path(number);
             let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
             let end = shared.find_end(&*file, trusted).map_err(io(path.clone()))?;
-            // Java starts a queue without files at 0 again; the newest file stays to keep the number.
-            if end == 0 && files.start < number {
+            // Java starts a queue without files at 0 again; the oldest file stays to keep the number.
+            if end == 0 && !numbers.is_empty() {
                 shared.disk.remove(&path).map_err(io(path))?;
-                files.end -= 1;
                 continue;
             }
+            // Files go from the front only; should one be missing in between, what is before it cannot be reached.
+            let first = numbers.iter().rev().zip((0..number).rev());
+            let first = first.take_while(|(found, expected)| *found == expected).last();
+            let files = first.map_or(number, |(found, _)| *found)..number + 1;
             shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
             let written = number * shared.entries_per_file + end;
             let mut state = self.lock();
@@ -809,8 +808,9 @@ impl Queue {
             self.min.store(min, Ordering::Release);
             self.max.store(written as i64, Ordering::Release);
             self.next.store(written as i64, Ordering::Relaxed);
-            return Ok(());
+            break;
         }
+        Ok(())
     }
 }
 
