@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use smallvec::SmallVec;
 use wire::id::OffsetId;
 
-use crate::seam::Language;
+use wire::code::Language;
 
 /// Who asks: what a door knows of the peer of one request.
 #[derive(Debug, Clone)]
@@ -500,6 +500,49 @@ pub enum CommitError {
     Full(#[from] TableFull),
 }
 
+/// Where a reset sets a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetTo {
+    /// At an offset of each queue.
+    Offset(i64),
+    /// At the first message stored at this time or later, ms since the epoch.
+    Time(i64),
+    /// Behind the last message.
+    End,
+}
+
+/// Why a group was not reset.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResetError {
+    /// TOPIC_NOT_EXIST.
+    #[error("Topic {0} does not exist")]
+    UnknownTopic(ByteString),
+    /// SUBSCRIPTION_GROUP_NOT_EXIST.
+    #[error("Group {0} does not exist")]
+    UnknownGroup(ByteString),
+    /// SYSTEM_ERROR.
+    #[error("Queue {0} does not exist")]
+    UnknownQueue(i32),
+    /// SYSTEM_ERROR.
+    #[error("Target offset {offset} not in consume queue range [{min}-{max}] of queue {queue_id}")]
+    OutOfRange {
+        /// The queue.
+        queue_id: i32,
+        /// The offset asked for.
+        offset: i64,
+        /// The queue's first.
+        min: i64,
+        /// The offset behind its last.
+        max: i64,
+    },
+    /// SYSTEM_ERROR.
+    #[error("{0}")]
+    Full(#[from] TableFull),
+    /// SYSTEM_ERROR.
+    #[error("searching the offset failed: {0}")]
+    Store(String),
+}
+
 // ---------------------------------------------------------------------------------------------------------- clients
 
 /// The broker's way to a connected client.
@@ -590,6 +633,9 @@ pub enum TopicError {
     /// TOPIC_NOT_EXIST.
     #[error("No topic in this broker. topic: {0}")]
     Unknown(ByteString),
+    /// Its files could not be removed. SYSTEM_ERROR.
+    #[error("the topic's queues cannot be removed: {0}")]
+    Store(String),
     /// SYSTEM_ERROR.
     #[error("{0}")]
     Full(#[from] TableFull),

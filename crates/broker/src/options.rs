@@ -3,13 +3,18 @@
 //! The struct is plain; reading files, flags and environment into it is the binary's business. Fields that an
 //! administrator may change while the broker runs are listed in `admin.rs`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use env::Millis;
 
 /// Options of the broker's rules. `Default` is RocketMQ's, field by field, and then ours.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// `<storePathRootDir>/config`: where the tables lie.
+    pub config_dir: PathBuf,
     /// `brokerName`: the name of this broker set in routes.
     pub broker_name: String,
     /// `brokerClusterName`.
@@ -117,6 +122,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            config_dir: PathBuf::from("store/config"),
             broker_name: "DEFAULT_BROKER".into(),
             cluster_name: "DefaultCluster".into(),
             broker_id: 0,
@@ -167,6 +173,16 @@ impl Default for Options {
             offsets_max: 4_000_000,
             locks_max: 1_000_000,
             parked_pulls_max: 200_000,
+        }
+    }
+}
+
+impl Options {
+    /// Returns how far behind the log's end a message still counts as near, in bytes (Java: "in memory").
+    pub(crate) fn near_bytes(&self) -> u64 {
+        match self.memory_bytes {
+            0 => u64::MAX,
+            memory => memory / 100 * self.in_memory_ratio,
         }
     }
 }

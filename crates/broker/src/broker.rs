@@ -1,0 +1,620 @@
+//! The broker as a whole: opening its tables, housekeeping, and the short operations that are a rule in a few lines.
+//!
+//! Tables are JSON files in the store's `config` directory, in the original's formats. Housekeeping is one loop that
+//! looks each second at what is due: [`Broker::tick`] is a step of it, so that a test can drive it by hand.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytestring::ByteString;
+use env::Env;
+use store::{Boundary, Fault, Store};
+use tokio::sync::watch;
+use wire::properties::{self, name};
+
+use wire::body::{
+    MessageQueue,
+    client::{ConsumerConnection, ProducerConnection, SubscriptionData},
+    group::{ConsumerOffsetTable, SubscriptionGroupConfig, SubscriptionGroupTable},
+    topic::{TopicConfig, TopicConfigTable},
+};
+
+use crate::{
+    Live, Options,
+    api::{
+        ClientsError, CommitError, Committed, GroupError, IfUnknown, OffsetError, ResetError,
+        ResetTo, SubscriptionError, TopicError,
+    },
+    blocking,
+    clients::Clients,
+    delay::{DelayLevels, DelayOffsetTable},
+    filter::is_tag_type,
+    groups::Groups,
+    locks::Locks,
+    offsets::{OffsetTable, Offsets},
+    parked::Parked,
+    saved::Saved,
+    stats::{SAMPLE_PERIOD, Stats},
+    topics::Topics,
+    unique_key::UniqueKeys,
+};
+
+/// How often housekeeping looks at what is due: delayed messages are late by this at most.
+const TICK: Duration = Duration::from_millis(100);
+/// How often silent clients are looked for, and groups told of changes that were held back.
+const CLIENT_PERIOD: Duration = Duration::from_secs(1);
+
+/// The rules over one store; a cheap handle.
+#[derive(Clone)]
+pub struct Broker {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Live<Options>,
+    pub(crate) store: Store,
+    pub(crate) env: Env,
+    pub(crate) topics: Topics,
+    pub(crate) groups: Groups,
+    pub(crate) clients: Clients,
+    pub(crate) offsets: Offsets,
+    pub(crate) locks: Locks,
+    pub(crate) parked: Parked,
+    pub(crate) delay_levels: DelayLevels,
+    pub(crate) stats: Stats,
+    pub(crate) unique_keys: UniqueKeys,
+    /// The properties that the broker adds to each message: cluster, region, trace.
+    pub(crate) own_properties: String,
+    /// When the broker was opened.
+    pub(crate) started_at: env::Millis,
+    offset_table: Saved<ConsumerOffsetTable>,
+    due: Mutex<Due>,
+}
+
+/// When each piece of housekeeping is due next, on the monotonic clock.
+#[derive(Default)]
+struct Due {
+    clients: Duration,
+    sample: Duration,
+    offsets: Duration,
+    delays: Duration,
+}
+
+/// What is due now.
+struct IsDue {
+    clients: bool,
+    sample: bool,
+    offsets: bool,
+    delays: bool,
+}
+
+impl Due {
+    fn is_any(&self, now: Duration) -> bool {
+        [self.clients, self.sample, self.offsets, self.delays].iter().any(|due| now >= *due)
+    }
+
+    /// Says what is due, and puts it off by its period.
+    fn take(&mut self, now: Duration, options: &Options) -> IsDue {
+        let is_due = |due: &mut Duration, period: Duration| {
+            let is_due = now >= *due;
+            if is_due {
+                *due = now + period;
+            }
+            is_due
+        };
+        let ms = Duration::from_millis;
+        IsDue {
+            clients: is_due(&mut self.clients, CLIENT_PERIOD),
+            sample: is_due(&mut self.sample, SAMPLE_PERIOD),
+            offsets: is_due(&mut self.offsets, ms(options.flush_consumer_offset_interval)),
+            delays: is_due(&mut self.delays, ms(options.flush_delay_offset_interval)),
+        }
+    }
+}
+
+/// Why a broker could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk does not give a table's file.
+    #[error("`{file}` cannot be read: {source}")]
+    Table {
+        /// The table's file.
+        file: &'static str,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+}
+
+impl Broker {
+    /// Opens the tables of the store's `config` directory, and lets the store wake pulls that wait.
+    ///
+    /// # Errors
+    /// [`OpenError`] when a table cannot be read.
+    pub fn open(options: Options, store: Store, env: Env) -> Result<Broker, OpenError> {
+        let clock = env.clock.clone();
+        let topics = Topics::new(table(&options, &env, "topics.json")?, &options, clock.clone());
+        let groups = Groups::new(table(&options, &env, "subscriptionGroup.json")?, &options, clock);
+        let offset_table: Saved<ConsumerOffsetTable> =
+            table(&options, &env, "consumerOffset.json")?;
+        let offsets = Offsets::new(&offset_table.read().offset_table, options.offsets_max);
+        let own_properties = properties::from_pairs([
+            (name::CLUSTER, options.cluster_name.as_str()),
+            (name::MSG_REGION, options.region_id.as_str()),
+            (name::TRACE_ON, if options.trace_on { "true" } else { "false" }),
+        ]);
+        let lease = Duration::from_millis(options.lock_lease);
+        let inner = Arc::new(Inner {
+            topics,
+            groups,
+            clients: Clients::new(),
+            offsets,
+            locks: Locks::new(lease, options.locks_max),
+            parked: Parked::new(options.parked_pulls_max),
+            delay_levels: DelayLevels::new(
+                table(&options, &env, "delayOffset.json")?,
+                &options,
+                &store,
+            ),
+            stats: Stats::default(),
+            unique_keys: UniqueKeys::new(options.store_host.ip(), env.fork_rng()),
+            own_properties,
+            started_at: env.clock.now(),
+            offset_table,
+            due: Mutex::default(),
+            options: Live::new(options),
+            store,
+            env,
+        });
+        // Weak: the store outlives the broker, and must not keep it.
+        let waker = Arc::downgrade(&inner);
+        inner.store.on_dispatch(Box::new(move |queue, max_offset| {
+            if let Some(inner) = waker.upgrade() {
+                inner.parked.on_dispatch(queue, max_offset);
+            }
+        }));
+        let asked = Arc::downgrade(&inner);
+        inner.store.on_removed(Box::new(move |queue, lost| {
+            asked.upgrade().map_or(0, |inner| {
+                let lowest = inner.offsets.lowest(queue.topic(), queue.id()).unwrap_or(i64::MAX);
+                lost.end.saturating_sub(lost.start.max(lowest)).max(0) as u64
+            })
+        }));
+        Ok(Broker { inner })
+    }
+
+    /// Returns the options as they are now.
+    pub fn options(&self) -> Options {
+        self.inner.options.read().clone()
+    }
+
+    /// Returns the store below, for its marks and its status.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Does the housekeeping until it is dropped; to be spawned once.
+    pub async fn run(self) {
+        let clock = &self.inner.env.clock;
+        loop {
+            clock.sleep(TICK).await;
+            if self.is_work_due() {
+                let broker = self.clone();
+                blocking(move || broker.tick()).await;
+            }
+        }
+    }
+
+    /// Does what is due of the housekeeping. It may wait for the disk.
+    pub fn tick(&self) {
+        let inner = &*self.inner;
+        let (now, time) = (inner.env.clock.now(), inner.env.clock.monotonic());
+        let due = self.due().take(time, &inner.options.read());
+        if inner.delay_levels.is_any_due(now) {
+            self.deliver_due();
+        }
+        if due.clients {
+            let options = inner.options.read().clone();
+            inner.clients.tick(time, &options, &inner.groups);
+        }
+        if due.sample {
+            inner.locks.release_expired(time);
+            let topics = inner.topics.all();
+            inner.stats.sample(topics.iter().map(|topic| &*topic.stats));
+        }
+        inner.topics.saved().flush();
+        inner.groups.saved().flush();
+        if due.offsets {
+            self.flush_offsets();
+        }
+        if due.delays {
+            inner.delay_levels.flush(&inner.store, now);
+        }
+    }
+
+    fn is_work_due(&self) -> bool {
+        let inner = &*self.inner;
+        self.due().is_any(inner.env.clock.monotonic())
+            || inner.topics.saved().is_dirty()
+            || inner.groups.saved().is_dirty()
+            || inner.delay_levels.is_any_due(inner.env.clock.now())
+    }
+
+    fn due(&self) -> MutexGuard<'_, Due> {
+        self.inner.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes every table; to be called after the last request, before the store is shut down.
+    pub fn shutdown(&self) {
+        let inner = &*self.inner;
+        inner.topics.saved().flush();
+        inner.groups.saved().flush();
+        inner.delay_levels.flush(&inner.store, inner.env.clock.now());
+        self.flush_offsets();
+    }
+
+    fn flush_offsets(&self) {
+        let Some(offsets) = self.inner.offsets.snapshot_if_changed() else { return };
+        let now = self.inner.env.clock.now();
+        self.inner.offset_table.update_later(|table| {
+            table.group_topic_map = Some(group_topics(&offsets));
+            table.offset_table = offsets;
+            table.data_version.advance(now);
+        });
+        self.inner.offset_table.flush();
+    }
+
+    // ------------------------------------------------------------------------------------------------------ offsets
+
+    /// Returns where the group is to consume from.
+    ///
+    /// A group without an offset begins at 0 if the queue still has its first message, and that lies near the end of the
+    /// log: whatever the consumer's own setting, a new group misses nothing of a young topic.
+    ///
+    /// # Errors
+    /// See [`OffsetError`].
+    pub async fn consumer_offset(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: i32,
+        if_unknown: IfUnknown,
+    ) -> Result<i64, OffsetError> {
+        let inner = &*self.inner;
+        if let Some(offset) = inner.offsets.query(group, topic, queue_id) {
+            return Ok(offset);
+        }
+        if if_unknown == IfUnknown::NotFound {
+            return Err(OffsetError::NotFoundNoZero);
+        }
+        let Some(queue) = self.queue(topic, queue_id) else { return Err(OffsetError::NotFound) };
+        if queue.min_offset() > 0 || queue.max_offset() == 0 {
+            return Err(OffsetError::NotFound);
+        }
+        let first = blocking(move || queue.entry(0)).await;
+        let log = inner.store.log_range();
+        let near_bytes = inner.options.read().near_bytes();
+        match first {
+            Ok(Some(entry))
+                if entry.log_offset >= log.start
+                    && log.end.saturating_sub(entry.log_offset) <= near_bytes =>
+            {
+                Ok(0)
+            }
+            Ok(_) | Err(_) => Err(OffsetError::NotFound),
+        }
+    }
+
+    /// Stores how far the group has consumed.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit_offset(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: i32,
+        offset: i64,
+    ) -> Result<Committed, CommitError> {
+        let inner = &*self.inner;
+        if inner.groups.get(group).is_none() {
+            return Err(CommitError::UnknownGroup(group.into()));
+        }
+        if inner.topics.find(topic).is_none() {
+            return Err(CommitError::UnknownTopic(topic.into()));
+        }
+        if inner.options.read().use_server_side_reset_offset
+            && inner.offsets.is_reset(group, topic, queue_id)
+        {
+            return Ok(Committed::Reset);
+        }
+        inner.offsets.commit(group, topic, queue_id, offset)?;
+        Ok(Committed::Stored)
+    }
+
+    /// Returns the offset behind the last message of the queue; 0 for a queue that nobody has used.
+    pub fn max_offset(&self, topic: &str, queue_id: i32) -> i64 {
+        self.queue(topic, queue_id).map_or(0, |queue| queue.max_offset())
+    }
+
+    /// Returns the offset of the first message of the queue; 0 for a queue that nobody has used.
+    pub fn min_offset(&self, topic: &str, queue_id: i32) -> i64 {
+        self.queue(topic, queue_id).map_or(0, |queue| queue.min_offset())
+    }
+
+    /// Returns the offset at a store time.
+    ///
+    /// # Errors
+    /// [`Fault`] when queue or log cannot be read.
+    pub async fn offset_at(
+        &self,
+        topic: &str,
+        queue_id: i32,
+        time_ms: i64,
+        boundary: Boundary,
+    ) -> Result<i64, Fault> {
+        match self.queue(topic, queue_id) {
+            Some(queue) => blocking(move || queue.offset_at(time_ms, boundary)).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Returns the store time of the first message of the queue, -1 when there is none.
+    pub async fn earliest_store_time(&self, topic: &str, queue_id: i32) -> i64 {
+        let Some(queue) = self.queue(topic, queue_id) else { return -1 };
+        let first = blocking(move || queue.stored_at(queue.min_offset())).await;
+        first.ok().flatten().unwrap_or(-1)
+    }
+
+    /// Returns all committed offsets (GET_ALL_CONSUMER_OFFSET).
+    pub fn all_offsets(&self) -> ConsumerOffsetTable {
+        let stored = self.inner.offset_table.read();
+        ConsumerOffsetTable { offset_table: self.inner.offsets.snapshot(), ..(*stored).clone() }
+    }
+
+    /// Returns how far each delay level is delivered (GET_ALL_DELAY_OFFSET).
+    pub fn delay_offsets(&self) -> Arc<DelayOffsetTable> {
+        self.inner.delay_levels.table()
+    }
+
+    /// Sets where the next pull of the group begins, on one queue or on all that can be read: at an offset, at a store
+    /// time, or behind the last message. Returns the offsets by queue.
+    ///
+    /// # Errors
+    /// See [`ResetError`].
+    pub async fn reset_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: Option<i32>,
+        to: ResetTo,
+    ) -> Result<BTreeMap<i32, i64>, ResetError> {
+        let inner = &*self.inner;
+        let Some(found) = inner.topics.find(topic) else {
+            return Err(ResetError::UnknownTopic(topic.into()));
+        };
+        if inner.groups.get(group).is_none() {
+            return Err(ResetError::UnknownGroup(group.into()));
+        }
+        let ids = queue_id.map_or(0..found.config.read_queue_nums, |id| id..id.saturating_add(1));
+        let mut offsets = BTreeMap::new();
+        for id in ids {
+            let Some(queue) = self.queue(topic, id) else {
+                return Err(ResetError::UnknownQueue(id));
+            };
+            let (min, max) = (queue.min_offset(), queue.max_offset());
+            let offset = match to {
+                ResetTo::Offset(offset) if !(min..=max).contains(&offset) => {
+                    return Err(ResetError::OutOfRange { queue_id: id, offset, min, max });
+                }
+                ResetTo::Offset(offset) => offset,
+                ResetTo::End => max,
+                ResetTo::Time(time) => self
+                    .offset_at(topic, id, time, Boundary::Lower)
+                    .await
+                    .map_err(|fault| ResetError::Store(fault.to_string()))?,
+            };
+            offsets.insert(id, offset);
+        }
+        for (id, offset) in &offsets {
+            inner.offsets.reset(group, topic, *id, *offset)?;
+        }
+        tracing::info!(group, topic, ?offsets, "consumer offsets reset");
+        Ok(offsets)
+    }
+
+    /// Returns the queue of a topic, if both exist.
+    pub(crate) fn queue(&self, topic: &str, queue_id: i32) -> Option<Arc<store::Queue>> {
+        let queues = self.inner.topics.find(topic)?;
+        let known = queues.config.read_queue_nums.max(queues.config.write_queue_nums);
+        (0..known).contains(&queue_id).then(|| queues.queue(&self.inner.store, queue_id))
+    }
+
+    // ------------------------------------------------------------------------------------------------------ clients
+
+    /// Returns the ids of the group's consumers.
+    ///
+    /// # Errors
+    /// [`ClientsError::NoConsumer`] when there is none.
+    pub fn consumer_ids(&self, group: &str) -> Result<Vec<ByteString>, ClientsError> {
+        self.inner.clients.consumer_ids(group)
+    }
+
+    /// Returns who consumes in the group, and what.
+    ///
+    /// # Errors
+    /// [`ClientsError::ConsumerNotOnline`] when nobody does.
+    pub fn consumer_connection(&self, group: &str) -> Result<ConsumerConnection, ClientsError> {
+        self.inner.clients.consumer_connection(group)
+    }
+
+    /// Returns who produces in the group.
+    ///
+    /// # Errors
+    /// [`ClientsError::NoProducer`] when nobody does.
+    pub fn producer_connection(&self, group: &str) -> Result<ProducerConnection, ClientsError> {
+        self.inner.clients.producer_connection(group)
+    }
+
+    /// Says whether a subscription would be served.
+    ///
+    /// # Errors
+    /// See [`SubscriptionError`].
+    pub fn check_subscription(
+        &self,
+        subscription: &SubscriptionData,
+    ) -> Result<(), SubscriptionError> {
+        if is_tag_type(&subscription.expression_type) {
+            return Ok(());
+        }
+        Err(SubscriptionError::Unsupported(subscription.expression_type.as_str().into()))
+    }
+
+    /// Takes or renews queue locks for a client; returns those among `queues` that it holds now.
+    pub fn lock_queues(
+        &self,
+        group: &str,
+        client_id: &str,
+        queues: Vec<MessageQueue>,
+    ) -> Vec<MessageQueue> {
+        let now = self.inner.env.clock.monotonic();
+        let keys = queues.iter().map(|queue| (queue.topic.as_str(), queue.queue_id));
+        let held = self.inner.locks.lock(now, group, client_id, keys);
+        queues
+            .into_iter()
+            .zip(held)
+            .filter_map(|(queue, is_held)| is_held.then_some(queue))
+            .collect()
+    }
+
+    /// Gives up the queue locks among `queues` that the client holds.
+    pub fn unlock_queues(&self, group: &str, client_id: &str, queues: &[MessageQueue]) {
+        let keys = queues.iter().map(|queue| (queue.topic.as_str(), queue.queue_id));
+        self.inner.locks.unlock(group, client_id, keys);
+    }
+
+    // ----------------------------------------------------------------------------------------------- topics, groups
+
+    /// Creates and changes topics: all of them or, on the first error, none. Attributes are changes, `+key` sets and
+    /// `-key` removes.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub fn create_topics(&self, topics: Vec<TopicConfig>) -> Result<(), TopicError> {
+        self.inner.topics.update(topics)
+    }
+
+    /// Deletes a topic with its queues, the groups' offsets of it, and their retry topics for it.
+    ///
+    /// # Errors
+    /// See [`TopicError`]; a topic that does not exist is none.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), TopicError> {
+        let inner = &*self.inner;
+        let mut doomed = vec![ByteString::from(topic)];
+        for group in inner.offsets.groups_of(topic) {
+            for retry in [format!("%RETRY%{group}_{topic}"), format!("%RETRY%{group}+{topic}")] {
+                if inner.topics.find(&retry).is_some() {
+                    doomed.push(retry.into());
+                }
+            }
+        }
+        for topic in doomed {
+            inner.topics.delete(&topic)?;
+            inner.offsets.remove_topic(&topic);
+            inner.stats.forget(|_, counted| *counted == *topic);
+            inner
+                .store
+                .remove_topic(&topic)
+                .map_err(|fault| TopicError::Store(fault.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Returns a topic's configuration.
+    ///
+    /// # Errors
+    /// [`TopicError::Unknown`].
+    pub fn topic(&self, topic: &str) -> Result<Arc<TopicConfig>, TopicError> {
+        let found = self.inner.topics.find(topic);
+        found.map(|topic| topic.config.clone()).ok_or_else(|| TopicError::Unknown(topic.into()))
+    }
+
+    /// Returns the whole table, for registration and for those who copy it.
+    pub fn topics(&self) -> Arc<TopicConfigTable> {
+        self.inner.topics.table()
+    }
+
+    /// Returns the names of the broker's own topics.
+    pub fn system_topics(&self) -> Vec<ByteString> {
+        self.inner.topics.system_names()
+    }
+
+    /// Returns a number that changes whenever a topic does: what registration waits on.
+    pub fn topics_changed(&self) -> watch::Receiver<u64> {
+        self.inner.topics.changed()
+    }
+
+    /// Marks topics as ordered that the name servers call so.
+    pub fn mark_ordered_topics(&self, topics: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.inner.topics.mark_ordered(topics);
+    }
+
+    /// Creates and changes groups: all of them or, on the first error, none.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    pub fn create_groups(&self, groups: Vec<SubscriptionGroupConfig>) -> Result<(), GroupError> {
+        self.inner.groups.update(groups)
+    }
+
+    /// Deletes a group, and its offsets if asked to. A group that does not exist is deleted already.
+    pub fn delete_group(&self, group: &str, clean_offset: bool) {
+        self.inner.groups.delete(group);
+        if clean_offset {
+            self.inner.offsets.remove_group(group);
+        }
+        self.inner.stats.forget(|counted, _| counted == group);
+    }
+
+    /// Forbids the group to read the topic, or lets it again.
+    pub fn forbid(&self, group: &str, topic: &str, is_forbidden: bool) {
+        self.inner.groups.forbid(group, topic, is_forbidden);
+    }
+
+    /// Says whether the group may not read the topic.
+    pub fn is_forbidden(&self, group: &str, topic: &str) -> bool {
+        self.inner.groups.is_forbidden(group, topic)
+    }
+
+    /// Returns a group's configuration.
+    ///
+    /// # Errors
+    /// [`GroupError::Unknown`].
+    pub fn group(&self, group: &str) -> Result<Arc<SubscriptionGroupConfig>, GroupError> {
+        self.inner.groups.get(group).ok_or_else(|| GroupError::Unknown(group.into()))
+    }
+
+    /// Returns the whole table, for those who copy it.
+    pub fn groups(&self) -> Arc<SubscriptionGroupTable> {
+        self.inner.groups.table()
+    }
+}
+
+/// The topics of each group, which the original writes too and never reads.
+fn group_topics(offsets: &OffsetTable) -> BTreeMap<String, Vec<String>> {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (topic, group) in offsets.keys().filter_map(|key| key.split_once('@')) {
+        groups.entry(group.to_owned()).or_default().push(topic.to_owned());
+    }
+    groups
+}
+
+fn table<T>(options: &Options, env: &Env, file: &'static str) -> Result<Saved<T>, OpenError>
+where
+    T: Clone + Default + serde::Serialize + serde::de::DeserializeOwned,
+{
+    Saved::open(env, &options.config_dir, file).map_err(|source| OpenError::Table { file, source })
+}

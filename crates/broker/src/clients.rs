@@ -1,0 +1,584 @@
+//! Clients: who is connected, in which groups, subscribed to what.
+//!
+//! A connection is a [`Session`]; its heartbeats put it into producer and consumer groups, and dropping it takes it out
+//! of all of them. A client that sends no heartbeat for `channelExpiredTimeout` is taken out too. When the members of a
+//! consumer group or their topics change, the members are told at most once a second, so that a thousand consumers that
+//! start together cost a thousand messages each second and not a million at once.
+//!
+//! Invariant: a group exists here exactly while it has members. (Java: `ConsumerManager`, `ProducerManager`,
+//! `ClientManageProcessor`, `DefaultConsumerIdsChangeListener`)
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytestring::ByteString;
+
+use wire::body::client::{
+    Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData,
+    MessageModel, ProducerConnection, SubscriptionData,
+};
+
+use crate::{
+    Broker, Options,
+    api::{
+        Caller, ClientChannel, ClientCommand, ClientsError, HeartbeatAnswer, HeartbeatError,
+        TableFull,
+    },
+    filter::{TagFilter, is_tag_type},
+    groups::Groups,
+    topics::TopicOrigin,
+};
+
+/// Pause between two notifications of one group; a client rebalances at most once a second anyway.
+const NOTIFY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A connected client; dropping it says goodbye to every group that the client is in.
+pub struct Session {
+    broker: Broker,
+    channel: Arc<dyn ClientChannel>,
+    groups: Mutex<Joined>,
+}
+
+/// The groups that a session is in.
+#[derive(Default)]
+struct Joined {
+    consumer: BTreeSet<ByteString>,
+    producer: BTreeSet<ByteString>,
+}
+
+/// All groups with members.
+pub(crate) struct Clients {
+    consumers: RwLock<HashMap<ByteString, Arc<ConsumerGroup>>>,
+    producers: Mutex<HashMap<ByteString, HashMap<u64, Member>>>,
+    /// Members of all groups, consumers and producers.
+    count: Mutex<usize>,
+}
+
+/// A consumer group with members.
+pub(crate) struct ConsumerGroup {
+    state: Mutex<GroupState>,
+}
+
+struct GroupState {
+    consume_type: ConsumeType,
+    message_model: MessageModel,
+    consume_from_where: ConsumeFromWhere,
+    members: HashMap<u64, Member>,
+    subscriptions: HashMap<ByteString, Subscription>,
+    /// Fingerprint of the last heartbeat V2 of any member; 0 after a full one.
+    fingerprint: i32,
+    notified_at: Option<Duration>,
+    /// A change that the members have not been told.
+    is_changed: bool,
+}
+
+struct Member {
+    client_id: ByteString,
+    language: wire::code::Language,
+    version: i32,
+    channel: Arc<dyn ClientChannel>,
+    seen_at: Duration,
+}
+
+/// What a group wants of one topic.
+#[derive(Clone)]
+pub(crate) struct Subscription {
+    pub(crate) data: Arc<SubscriptionData>,
+    /// None when it is no tag expression.
+    pub(crate) tags: Option<TagFilter>,
+}
+
+impl Subscription {
+    fn new(data: SubscriptionData) -> Subscription {
+        let tags = is_tag_type(&data.expression_type).then(|| match &*data.sub_string {
+            "*" | "" => TagFilter::All,
+            _ => TagFilter::any_of(data.code_set.iter().copied()),
+        });
+        Subscription { data: Arc::new(data), tags }
+    }
+}
+
+/// What a pull needs to know of its group.
+pub(crate) struct GroupView {
+    pub(crate) consume_type: ConsumeType,
+    pub(crate) message_model: MessageModel,
+    pub(crate) subscription: Option<Subscription>,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Clients {
+        Clients { consumers: RwLock::default(), producers: Mutex::default(), count: Mutex::new(0) }
+    }
+
+    /// Returns how the group consumes and what it wants of the topic; none when it has no members.
+    pub(crate) fn view(&self, group: &str, topic: &str) -> Option<GroupView> {
+        let group = self.group(group)?;
+        let state = group.state();
+        Some(GroupView {
+            consume_type: state.consume_type,
+            message_model: state.message_model,
+            subscription: state.subscriptions.get(topic).cloned(),
+        })
+    }
+
+    /// Says whether any member of the group is connected.
+    pub(crate) fn is_online(&self, group: &str) -> bool {
+        self.group(group).is_some()
+    }
+
+    /// Returns how many topics the group subscribes to.
+    pub(crate) fn subscription_count(&self, group: &str) -> usize {
+        self.group(group).map_or(0, |group| group.state().subscriptions.len())
+    }
+
+    /// Says whether the group subscribes to the topic.
+    pub(crate) fn is_subscribed(&self, group: &str, topic: &str) -> bool {
+        self.group(group).is_some_and(|group| group.state().subscriptions.contains_key(topic))
+    }
+
+    /// Returns the groups whose members subscribe to the topic.
+    pub(crate) fn groups_of(&self, topic: &str) -> Vec<ByteString> {
+        let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
+        let of_topic = |group: &ConsumerGroup| group.state().subscriptions.contains_key(topic);
+        consumers
+            .iter()
+            .filter(|(_, group)| of_topic(group))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    pub(crate) fn consumer_ids(&self, group: &str) -> Result<Vec<ByteString>, ClientsError> {
+        let ids: Vec<ByteString> = self.group(group).map_or_else(Vec::new, |group| {
+            group.state().members.values().map(|member| member.client_id.clone()).collect()
+        });
+        if ids.is_empty() { Err(ClientsError::NoConsumer(group.into())) } else { Ok(ids) }
+    }
+
+    pub(crate) fn consumer_connection(
+        &self,
+        group: &str,
+    ) -> Result<ConsumerConnection, ClientsError> {
+        let Some(found) = self.group(group) else {
+            return Err(ClientsError::ConsumerNotOnline(group.into()));
+        };
+        let state = found.state();
+        let subscriptions = state.subscriptions.iter();
+        Ok(ConsumerConnection {
+            connection_set: state.members.values().map(Member::connection).collect(),
+            subscription_table: subscriptions
+                .map(|(topic, subscription)| (topic.to_string(), (*subscription.data).clone()))
+                .collect(),
+            consume_type: state.consume_type,
+            message_model: state.message_model,
+            consume_from_where: state.consume_from_where,
+        })
+    }
+
+    pub(crate) fn producer_connection(
+        &self,
+        group: &str,
+    ) -> Result<ProducerConnection, ClientsError> {
+        let producers = self.producers();
+        let Some(members) = producers.get(group) else {
+            return Err(ClientsError::NoProducer(group.into()));
+        };
+        Ok(ProducerConnection {
+            connection_set: members.values().map(Member::connection).collect(),
+        })
+    }
+
+    /// Returns the number of members of consumer groups and of producer groups.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
+        let consuming = consumers.values().map(|group| group.state().members.len()).sum();
+        drop(consumers);
+        (consuming, self.producers().values().map(HashMap::len).sum())
+    }
+
+    /// Takes out who has been silent for too long, and tells groups of changes that they have not been told yet.
+    pub(crate) fn tick(&self, now: Duration, options: &Options, groups: &Groups) {
+        let expiry = Duration::from_millis(options.channel_expired_timeout);
+        let mut expired = 0;
+        let is_alive = |member: &Member| now.saturating_sub(member.seen_at) <= expiry;
+        self.producers().retain(|_, members| {
+            let before = members.len();
+            members.retain(|_, member| is_alive(member));
+            expired += before - members.len();
+            !members.is_empty()
+        });
+        let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> =
+            consumers.iter().map(|(name, group)| (name.clone(), group.clone())).collect();
+        drop(consumers);
+        for (name, group) in all {
+            let mut state = group.state();
+            let before = state.members.len();
+            state.members.retain(|_, member| is_alive(member));
+            let gone = before - state.members.len();
+            if gone > 0 {
+                tracing::warn!(group = %name, gone, "consumers without heartbeat taken out");
+                expired += gone;
+                state.is_changed = true;
+            }
+            let is_notified = options.notify_consumer_ids_changed_enable
+                && groups.get(&name).is_none_or(|config| config.notify_consumer_ids_changed_enable);
+            state.notify(now, &name, is_notified);
+            let is_empty = state.members.is_empty();
+            drop(state);
+            if is_empty {
+                self.remove_if_empty(&name);
+            }
+        }
+        *self.count() -= expired;
+    }
+
+    fn join_consumers(
+        &self,
+        joining: &Joining<'_>,
+        data: ConsumerData,
+        heartbeat: Heartbeat,
+        is_notified: bool,
+    ) -> Result<(), TableFull> {
+        let Joining { channel, cx, client_id, now, options } = *joining;
+        loop {
+            let group = self.group(&data.group_name).unwrap_or_else(|| {
+                let mut consumers = self.consumers.write().unwrap_or_else(PoisonError::into_inner);
+                let group = consumers.entry(data.group_name.as_str().into()).or_insert_with(|| {
+                    Arc::new(ConsumerGroup { state: Mutex::new(GroupState::new(&data)) })
+                });
+                group.clone()
+            });
+            let mut state = group.state();
+            // Between the two locks the last member may have left and taken the group out of the map.
+            if state.members.is_empty() && !self.is_listed(&data.group_name, &group) {
+                continue;
+            }
+            state.consume_type = data.consume_type;
+            state.message_model = data.message_model;
+            state.consume_from_where = data.consume_from_where;
+            if let Some(member) = state.members.get_mut(&channel.id()) {
+                member.seen_at = now;
+                if member.client_id != *client_id {
+                    member.client_id = client_id.clone();
+                }
+            } else {
+                if let Err(full) = self.take_room(options) {
+                    let is_empty = state.members.is_empty();
+                    drop(state);
+                    if is_empty {
+                        self.remove_if_empty(&data.group_name);
+                    }
+                    return Err(full);
+                }
+                state.members.insert(channel.id(), Member::new(joining));
+                state.is_changed = true;
+                tracing::info!(group = %data.group_name, client = %client_id, remote = %cx.remote, "consumer joined");
+            }
+            if heartbeat != Heartbeat::WithoutSubscriptions {
+                state.subscribe(data.subscription_data_set, options.subscriptions_max);
+            }
+            state.notify(now, &data.group_name, is_notified);
+            return Ok(());
+        }
+    }
+
+    /// Notes the fingerprint of a group's heartbeat; says whether another member's differs.
+    fn note_fingerprint(&self, group: &str, fingerprint: i32) -> bool {
+        let Some(group) = self.group(group) else { return false };
+        let before = std::mem::replace(&mut group.state().fingerprint, fingerprint);
+        before != fingerprint
+    }
+
+    fn leave_consumers(&self, channel_id: u64, group: &str, now: Duration, is_notified: bool) {
+        let Some(found) = self.group(group) else { return };
+        let mut state = found.state();
+        if state.members.remove(&channel_id).is_some() {
+            *self.count() -= 1;
+            state.is_changed = true;
+            state.notify(now, group, is_notified);
+        }
+        let is_empty = state.members.is_empty();
+        drop(state);
+        if is_empty {
+            self.remove_if_empty(group);
+        }
+    }
+
+    fn join_producers(&self, joining: &Joining<'_>, group: &ByteString) -> Result<(), TableFull> {
+        let Joining { channel, cx, client_id, now, options } = *joining;
+        let mut producers = self.producers();
+        if let Some(member) = producers.get_mut(group).and_then(|all| all.get_mut(&channel.id())) {
+            member.seen_at = now;
+            return Ok(());
+        }
+        self.take_room(options)?;
+        let members = producers.entry(group.clone()).or_default();
+        members.insert(channel.id(), Member::new(joining));
+        tracing::info!(%group, client = %client_id, remote = %cx.remote, "producer joined");
+        Ok(())
+    }
+
+    fn leave_producers(&self, channel_id: u64, group: &str) {
+        let mut producers = self.producers();
+        let Some(members) = producers.get_mut(group) else { return };
+        let is_gone = members.remove(&channel_id).is_some();
+        if members.is_empty() {
+            producers.remove(group);
+        }
+        drop(producers);
+        *self.count() -= usize::from(is_gone);
+    }
+
+    fn take_room(&self, options: &Options) -> Result<(), TableFull> {
+        let mut count = self.count();
+        if *count >= options.clients_max {
+            return Err(TableFull {
+                table: "clients",
+                max: options.clients_max,
+                key: "clientsMax",
+            });
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    fn group(&self, name: &str) -> Option<Arc<ConsumerGroup>> {
+        self.consumers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn is_listed(&self, name: &str, group: &Arc<ConsumerGroup>) -> bool {
+        self.group(name).is_some_and(|listed| Arc::ptr_eq(&listed, group))
+    }
+
+    fn remove_if_empty(&self, name: &str) {
+        let mut consumers = self.consumers.write().unwrap_or_else(PoisonError::into_inner);
+        if consumers.get(name).is_some_and(|group| group.state().members.is_empty()) {
+            consumers.remove(name);
+        }
+    }
+
+    fn producers(&self) -> MutexGuard<'_, HashMap<ByteString, HashMap<u64, Member>>> {
+        self.producers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who sends a heartbeat, and when.
+#[derive(Clone, Copy)]
+struct Joining<'a> {
+    channel: &'a Arc<dyn ClientChannel>,
+    cx: &'a Caller,
+    client_id: &'a ByteString,
+    now: Duration,
+    options: &'a Options,
+}
+
+/// What a heartbeat carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heartbeat {
+    Full,
+    /// Version 2 after the first: the members are known by their fingerprint.
+    WithoutSubscriptions,
+}
+
+impl ConsumerGroup {
+    fn state(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GroupState {
+    fn new(data: &ConsumerData) -> GroupState {
+        GroupState {
+            consume_type: data.consume_type,
+            message_model: data.message_model,
+            consume_from_where: data.consume_from_where,
+            members: HashMap::new(),
+            subscriptions: HashMap::new(),
+            fingerprint: 0,
+            notified_at: None,
+            is_changed: false,
+        }
+    }
+
+    /// Takes over the subscriptions of a heartbeat: new topics come, topics that it lacks go, a known one is replaced by
+    /// a newer version. Members of a group must subscribe alike; if not, the last heartbeat wins.
+    fn subscribe(&mut self, set: Vec<SubscriptionData>, subscriptions_max: usize) {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|topic, _| set.iter().any(|data| *data.topic == **topic));
+        self.is_changed |= self.subscriptions.len() != before;
+        for data in set {
+            let known = self.subscriptions.get(&*data.topic);
+            let is_new = known.is_none();
+            if known.is_some_and(|known| data.sub_version <= known.data.sub_version) {
+                continue;
+            }
+            if is_new && self.subscriptions.len() >= subscriptions_max {
+                tracing::warn!(topic = %data.topic, subscriptions_max, "too many subscriptions of a group");
+                continue;
+            }
+            self.is_changed |= is_new;
+            self.subscriptions.insert(data.topic.as_str().into(), Subscription::new(data));
+        }
+    }
+
+    /// Tells the members of a change, unless they were told a moment ago: then a later tick does.
+    fn notify(&mut self, now: Duration, group: &str, is_notified: bool) {
+        let is_pause = self.notified_at.is_some_and(|at| now.saturating_sub(at) < NOTIFY_PAUSE);
+        if !self.is_changed || is_pause {
+            return;
+        }
+        self.is_changed = false;
+        self.notified_at = Some(now);
+        if is_notified && self.message_model != MessageModel::Broadcasting {
+            let group = ByteString::from(group);
+            for member in self.members.values() {
+                let command = ClientCommand::ConsumersChanged { group: group.clone() };
+                // Who cannot be told learns it from its own rebalance, every 20 s.
+                let _ = member.channel.push(command);
+            }
+        }
+    }
+}
+
+impl Member {
+    fn new(joining: &Joining<'_>) -> Member {
+        Member {
+            client_id: joining.client_id.clone(),
+            language: joining.cx.language,
+            version: joining.cx.version,
+            channel: joining.channel.clone(),
+            seen_at: joining.now,
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        Connection {
+            client_id: self.client_id.to_string(),
+            client_addr: self.channel.remote().to_string(),
+            language: self.language.name().unwrap_or("OTHER").to_owned(),
+            version: self.version,
+        }
+    }
+}
+
+impl Broker {
+    /// Says hello for a connection; its heartbeats go through the session.
+    pub fn connect(&self, channel: Arc<dyn ClientChannel>) -> Session {
+        Session { broker: self.clone(), channel, groups: Mutex::default() }
+    }
+}
+
+impl Session {
+    /// Takes a heartbeat: the client is in these groups, with these subscriptions.
+    ///
+    /// # Errors
+    /// See [`HeartbeatError`]; the groups before the one that failed are joined.
+    pub fn heartbeat(
+        &self,
+        cx: &Caller,
+        data: HeartbeatData,
+    ) -> Result<HeartbeatAnswer, HeartbeatError> {
+        let inner = &self.broker.inner;
+        let options = inner.options.read();
+        let client_id = ByteString::from(data.client_id.as_str());
+        if client_id.is_empty() {
+            return Err(HeartbeatError::NoClientId);
+        }
+        let joining = Joining {
+            channel: &self.channel,
+            cx,
+            client_id: &client_id,
+            now: inner.env.clock.monotonic(),
+            options: &options,
+        };
+        let is_v2 = data.heartbeat_fingerprint != 0;
+        let heartbeat = if is_v2 && data.without_sub {
+            Heartbeat::WithoutSubscriptions
+        } else {
+            Heartbeat::Full
+        };
+        // Version 1 is always answered with a change, as the original does.
+        let mut subscription_changed = !is_v2;
+        for consumer in data.consumer_data_set {
+            if options.reject_pull_consumer_enable
+                && consumer.consume_type == ConsumeType::ConsumeActively
+            {
+                continue;
+            }
+            let group = ByteString::from(consumer.group_name.as_str());
+            let Some(config) = inner.groups.find(&group, &options) else { continue };
+            let in_order = consumer.subscription_data_set.iter().any(|subscription| {
+                inner.topics.find(&subscription.topic).is_some_and(|topic| topic.config.order)
+            });
+            let retry =
+                TopicOrigin::retry(&group, config.retry_queue_nums, in_order, consumer.unit_mode);
+            // A heartbeat without subscriptions knows nothing of order.
+            if heartbeat == Heartbeat::Full || inner.topics.find(retry.name()).is_none() {
+                inner.topics.find_or_create(&retry)?;
+            }
+            let is_known = inner.clients.is_online(&group);
+            let is_notified = self.is_notified(&options, config.notify_consumer_ids_changed_enable);
+            inner.clients.join_consumers(&joining, consumer, heartbeat, is_notified)?;
+            self.groups().consumer.insert(group.clone());
+            let differs = inner.clients.note_fingerprint(&group, data.heartbeat_fingerprint);
+            subscription_changed |= is_known && differs;
+        }
+        for producer in data.producer_data_set {
+            let group = ByteString::from(producer.group_name.as_str());
+            inner.clients.join_producers(&joining, &group)?;
+            self.groups().producer.insert(group);
+        }
+        Ok(HeartbeatAnswer { subscription_changed })
+    }
+
+    /// Takes the client out of the groups that it names.
+    pub fn unregister(&self, producer_group: Option<&str>, consumer_group: Option<&str>) {
+        let inner = &self.broker.inner;
+        if let Some(group) = producer_group {
+            inner.clients.leave_producers(self.channel.id(), group);
+            self.groups().producer.remove(group);
+        }
+        if let Some(group) = consumer_group {
+            self.leave_consumers(group);
+            self.groups().consumer.remove(group);
+        }
+    }
+
+    fn leave_consumers(&self, group: &str) {
+        let inner = &self.broker.inner;
+        let config = inner.groups.get(group);
+        let is_notified = self.is_notified(
+            &inner.options.read(),
+            config.is_none_or(|config| config.notify_consumer_ids_changed_enable),
+        );
+        let now = inner.env.clock.monotonic();
+        inner.clients.leave_consumers(self.channel.id(), group, now, is_notified);
+    }
+
+    fn is_notified(&self, options: &Options, group_says: bool) -> bool {
+        options.notify_consumer_ids_changed_enable && group_says
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Joined> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Joined { consumer, producer } = std::mem::take(&mut *self.groups());
+        for group in consumer {
+            self.leave_consumers(&group);
+        }
+        for group in producer {
+            self.broker.inner.clients.leave_producers(self.channel.id(), &group);
+        }
+    }
+}

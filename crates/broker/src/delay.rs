@@ -1,0 +1,240 @@
+//! Delay levels: a message that is due later waits in `SCHEDULE_TOPIC_XXXX`, in the queue of its level.
+//!
+//! The entries of these queues carry the time when their message is due instead of a tag hash, and within a level all
+//! wait equally long, so the first entry is always the next one due. Delivery follows each queue from its position and
+//! appends what is due to the real topic; positions are kept in `delayOffset.json`. (Java: `ScheduleMessageService`,
+//! `HookUtils.transformDelayLevelMessage`)
+//!
+//! Invariant: a position is persisted only when the deliveries before it are as durable as an acknowledged send, so a
+//! crash may deliver a message twice and never loses one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytestring::ByteString;
+use env::Millis;
+use serde::{Deserialize, Serialize};
+use store::{Draft, Entry, Fault, Queue, QueueEntry, Store};
+use wire::{
+    body::DataVersion,
+    fastjson::Unknown,
+    names,
+    properties::{self, name},
+    record::{CheckCrc, Message, Record},
+};
+
+use crate::{Broker, Options, api::PublishError, saved::Saved, topics::Topic};
+
+/// Messages of one level that one append delivers.
+const DELIVERED_MAX: usize = 64;
+
+/// `delayOffset.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DelayOffsetTable {
+    /// Version of the table.
+    pub data_version: DataVersion,
+    /// The next queue offset to deliver, by level from 1 on.
+    pub offset_table: BTreeMap<i32, i64>,
+    /// Members of newer versions.
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// The levels and how far each is delivered.
+pub(crate) struct DelayLevels {
+    levels: Mutex<Vec<Level>>,
+    table: Saved<DelayOffsetTable>,
+}
+
+struct Level {
+    queue: Arc<Queue>,
+    delay: i64,
+    /// The next entry to deliver.
+    position: i64,
+    /// Everything before is delivered and, once the log is acknowledged up to the second number, durable.
+    delivered: (i64, u64),
+    persisted: i64,
+    /// When the entry at `position` is due, once known.
+    next_due: Option<Millis>,
+}
+
+impl DelayLevels {
+    pub(crate) fn new(
+        table: Saved<DelayOffsetTable>,
+        options: &Options,
+        store: &Store,
+    ) -> DelayLevels {
+        let stored = table.read();
+        let levels = options.delay_levels.iter().zip(0i32..).map(|(delay, id)| {
+            let queue = store.queue(names::SCHEDULE_TOPIC, id);
+            let position = stored.offset_table.get(&(id + 1)).copied().unwrap_or(0);
+            // Outside of the queue after a loss or a deletion: begin with what there is.
+            let position = position.clamp(queue.min_offset(), queue.max_offset());
+            Level {
+                queue,
+                delay: *delay,
+                position,
+                delivered: (position, 0),
+                persisted: position,
+                next_due: None,
+            }
+        });
+        DelayLevels { levels: Mutex::new(levels.collect()), table }
+    }
+
+    /// Returns `offset,maxOffset` of each level, for the runtime info.
+    pub(crate) fn progress(&self) -> Vec<(i64, i64)> {
+        self.levels().iter().map(|level| (level.position, level.queue.max_offset())).collect()
+    }
+
+    /// Says whether a level may have a message that is due.
+    pub(crate) fn is_any_due(&self, now: Millis) -> bool {
+        self.levels().iter().any(|level| {
+            level.position < level.queue.max_offset() && level.next_due.is_none_or(|due| due <= now)
+        })
+    }
+
+    /// Persists the positions whose deliveries are durable.
+    pub(crate) fn flush(&self, store: &Store, now: Millis) {
+        let acknowledged = store.acknowledged().get();
+        let mut positions = BTreeMap::new();
+        for (level, number) in self.levels().iter_mut().zip(1..) {
+            if level.delivered.1 <= acknowledged && level.delivered.0 != level.persisted {
+                level.persisted = level.delivered.0;
+                positions.insert(number, level.persisted);
+            }
+        }
+        if !positions.is_empty() {
+            self.table.update_later(|table| {
+                table.offset_table.append(&mut positions);
+                table.data_version.advance(now);
+            });
+            self.table.flush();
+        }
+    }
+
+    pub(crate) fn table(&self) -> Arc<DelayOffsetTable> {
+        self.table.read()
+    }
+
+    fn levels(&self) -> MutexGuard<'_, Vec<Level>> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Broker {
+    /// Turns a message into one that waits in its level's queue; `text` is its properties, and gets the way back.
+    pub(crate) fn postpone(
+        &self,
+        topic: &str,
+        queue_id: i32,
+        level: i32,
+        text: &mut String,
+    ) -> Result<(Arc<Topic>, i32), PublishError> {
+        let levels = self.inner.delay_levels.levels().len() as i32;
+        let Some(schedule) = self.inner.topics.find(names::SCHEDULE_TOPIC).filter(|_| levels > 0)
+        else {
+            return Err(PublishError::Unsupported {
+                feature: "delayed messages (messageDelayLevel is empty)",
+                property: name::DELAY,
+            });
+        };
+        let level = level.min(levels);
+        properties::append(text, name::DELAY, &level.to_string());
+        properties::append(text, name::REAL_TOPIC, topic);
+        properties::append(text, name::REAL_QID, &queue_id.to_string());
+        Ok((schedule, level - 1))
+    }
+
+    /// Delivers what is due. It may wait for the disk; a level that fails tries again at the next call.
+    pub(crate) fn deliver_due(&self) {
+        let inner = &*self.inner;
+        let mut levels = inner.delay_levels.levels();
+        for (level, number) in levels.iter_mut().zip(1..) {
+            loop {
+                match self.deliver_level(level) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(fault) => {
+                        tracing::warn!(level = number, error = %fault, "delayed messages not delivered");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers some messages of a level; says whether there may be more that are due.
+    fn deliver_level(&self, level: &mut Level) -> Result<bool, Fault> {
+        let inner = &*self.inner;
+        let now = inner.env.clock.now();
+        // What retention has taken was not due in time to be saved.
+        level.position = level.position.max(level.queue.min_offset());
+        let mut entries = Vec::with_capacity(DELIVERED_MAX);
+        level.queue.read(level.position, DELIVERED_MAX, &mut entries)?;
+        let due = entries.iter().take_while(|entry| {
+            let due = due_at(entry, level.delay, now);
+            level.next_due = Some(due);
+            due <= now
+        });
+        let due: Vec<QueueEntry> = due.copied().collect();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        level.next_due = None;
+        let store_host = inner.options.read().store_host;
+        let mut run = Vec::with_capacity(due.len());
+        let mut has_message = Vec::with_capacity(due.len());
+        for entry in &due {
+            let draft = match inner.store.read_blocking(entry.log_offset, entry.len) {
+                Ok(bytes) => self.restore(&bytes, store_host),
+                Err(Fault::OutOfRange(_)) => None,
+                Err(fault) => return Err(fault),
+            };
+            has_message.push(draft.is_some());
+            run.extend(draft.map(Entry::One));
+        }
+        let mut outcomes = inner.store.append(&run).into_iter();
+        inner.store.drive();
+        let (mut position, mut end) = level.delivered;
+        position = position.max(level.position);
+        for has_message in has_message {
+            if has_message {
+                let Some(Ok(stored)) = outcomes.next() else { break };
+                end = stored.end;
+            }
+            position += 1;
+        }
+        let is_whole = position == level.position + due.len() as i64;
+        level.position = position;
+        level.delivered = (position, end);
+        Ok(is_whole)
+    }
+
+    /// Makes the message that is delivered of the one that waited; none if it does not say where it belongs.
+    fn restore(&self, bytes: &[u8], store_host: std::net::SocketAddr) -> Option<Draft> {
+        let record = Record::decode(bytes, CheckCrc::No).ok()?;
+        let topic = properties::get(&record.properties, name::REAL_TOPIC)?;
+        let queue_id = properties::get(&record.properties, name::REAL_QID)?.parse().ok()?;
+        let message = Message {
+            topic: ByteString::from(topic),
+            queue_id,
+            store_host,
+            prepared_offset: 0,
+            ..record.to_message()
+        };
+        let queue = match self.inner.topics.find(topic) {
+            Some(topic) => topic.queue(&self.inner.store, queue_id),
+            None => self.inner.store.queue(topic, queue_id),
+        };
+        Some(Draft::new(message, queue))
+    }
+}
+
+/// Returns when an entry is due: never further away than its level's delay, whatever the clock did since.
+fn due_at(entry: &QueueEntry, delay: i64, now: Millis) -> Millis {
+    if entry.tags_code > now.saturating_add(delay) { now } else { entry.tags_code }
+}

@@ -1,0 +1,217 @@
+//! Subscription groups: what a consumer group may do, and how often it tries again.
+//!
+//! The truth is `subscriptionGroup.json`, a versioned table; beside it stands a map of shared configurations for the
+//! paths of messages. A group that nobody has created appears with its first heartbeat, pull or send-back, if
+//! `autoCreateSubscriptionGroup`. (Java: `SubscriptionGroupManager`)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use bytestring::ByteString;
+use wire::names;
+
+use wire::body::group::{SubscriptionGroupConfig, SubscriptionGroupTable};
+
+use crate::{
+    Options,
+    api::{GroupError, TableFull},
+    saved::Saved,
+};
+
+/// Bit of a forbidden topic in the forbidden table (Java: `PermName.INDEX_PERM_READ`).
+const FORBIDDEN_READ: i32 = 1 << 2;
+
+/// group → topic → bits
+type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
+
+/// All subscription groups of the broker.
+pub(crate) struct Groups {
+    table: Saved<SubscriptionGroupTable>,
+    live: RwLock<HashMap<ByteString, Arc<SubscriptionGroupConfig>>>,
+    /// What is forbidden, by group and topic: pulls look here.
+    forbidden: RwLock<Forbidden>,
+    /// Held while a group is created or changed, so that table and maps agree.
+    changing: Mutex<()>,
+    clock: env::Clock,
+    groups_max: usize,
+}
+
+impl Groups {
+    /// Takes over the table and creates the groups of the original's tools.
+    pub(crate) fn new(
+        table: Saved<SubscriptionGroupTable>,
+        options: &Options,
+        clock: env::Clock,
+    ) -> Groups {
+        const OWN: [&str; 8] = [
+            "TOOLS_CONSUMER",
+            "FILTERSRV_CONSUMER",
+            "SELF_TEST_C_GROUP",
+            "CID_ONS-HTTP-PROXY",
+            "CID_ONSAPI_PULL",
+            "CID_ONSAPI_PERMISSION",
+            "CID_ONSAPI_OWNER",
+            "CID_RMQ_SYS_TRANS",
+        ];
+        let groups = Groups {
+            live: RwLock::default(),
+            forbidden: RwLock::new(table.read().forbidden_table.clone()),
+            changing: Mutex::new(()),
+            clock,
+            groups_max: options.groups_max,
+            table,
+        };
+        let stored = groups.table.read();
+        let missing: Vec<SubscriptionGroupConfig> = OWN
+            .into_iter()
+            .filter(|name| !stored.subscription_group_table.contains_key(*name))
+            .map(group_named)
+            .collect();
+        let live = stored.subscription_group_table.values().chain(&missing);
+        *groups.live.write().unwrap_or_else(PoisonError::into_inner) = live
+            .map(|config| (config.group_name.as_str().into(), Arc::new(config.clone())))
+            .collect();
+        if !missing.is_empty() {
+            groups.table.update(|table| {
+                for config in missing {
+                    table.subscription_group_table.insert(config.group_name.clone(), config);
+                }
+            });
+        }
+        groups
+    }
+
+    /// Returns a group that exists.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Returns the group, created if it is missing and may be; none when its name is no name or the table is full.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        options: &Options,
+    ) -> Option<Arc<SubscriptionGroupConfig>> {
+        self.get(name).or_else(|| {
+            let may_create = options.auto_create_subscription_group
+                || name.starts_with(names::SYSTEM_GROUP_PREFIX);
+            (may_create && names::check_group(name).is_ok()).then(|| self.create(name))?
+        })
+    }
+
+    /// Returns the table, for those who ask for all of it.
+    pub(crate) fn table(&self) -> Arc<SubscriptionGroupTable> {
+        self.table.read()
+    }
+
+    /// Says whether an administrator has forbidden the group to read the topic.
+    pub(crate) fn is_forbidden(&self, group: &str, topic: &str) -> bool {
+        let forbidden = self.forbidden.read().unwrap_or_else(PoisonError::into_inner);
+        let topics = forbidden.get(group);
+        topics.and_then(|topics| topics.get(topic)).is_some_and(|bits| bits & FORBIDDEN_READ != 0)
+    }
+
+    /// Forbids the group to read the topic, or lets it again.
+    pub(crate) fn forbid(&self, group: &str, topic: &str, is_forbidden: bool) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forbidden = self.forbidden.write().unwrap_or_else(PoisonError::into_inner);
+        let topics = forbidden.entry(group.to_owned()).or_default();
+        let bits = topics.entry(topic.to_owned()).or_insert(0);
+        *bits = if is_forbidden { *bits | FORBIDDEN_READ } else { *bits & !FORBIDDEN_READ };
+        topics.retain(|_, bits| *bits != 0);
+        forbidden.retain(|_, topics| !topics.is_empty());
+        let changed = forbidden.clone();
+        drop(forbidden);
+        self.store(|table| table.forbidden_table = changed);
+    }
+
+    /// Creates and changes groups on an administrator's behalf: all of them or, on the first error, none.
+    pub(crate) fn update(&self, configs: Vec<SubscriptionGroupConfig>) -> Result<(), GroupError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut created = 0;
+        for config in &configs {
+            names::check_group(&config.group_name)
+                .map_err(|bad| GroupError::InvalidName(bad.to_string()))?;
+            created += usize::from(self.get(&config.group_name).is_none());
+        }
+        self.check_room(created)?;
+        self.put(configs);
+        Ok(())
+    }
+
+    /// Returns the table's file, for housekeeping.
+    pub(crate) fn saved(&self) -> &Saved<SubscriptionGroupTable> {
+        &self.table
+    }
+
+    /// Forgets a group and what it was forbidden.
+    pub(crate) fn delete(&self, name: &str) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.live.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_none() {
+            return;
+        }
+        self.forbidden.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.store(|table| {
+            table.subscription_group_table.remove(name);
+            table.forbidden_table.remove(name);
+        });
+        tracing::info!(group = name, "subscription group deleted");
+    }
+
+    fn create(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.get(name).is_none() {
+            if let Err(full) = self.check_room(1) {
+                tracing::warn!(group = name, error = %full, "subscription group not created");
+                return None;
+            }
+            self.put(vec![group_named(name)]);
+            tracing::info!(group = name, "subscription group created");
+        }
+        self.get(name)
+    }
+
+    /// Stores configurations in table and map. The caller holds `changing`.
+    fn put(&self, configs: Vec<SubscriptionGroupConfig>) {
+        if configs.is_empty() {
+            return;
+        }
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        for config in &configs {
+            live.insert(config.group_name.as_str().into(), Arc::new(config.clone()));
+        }
+        drop(live);
+        self.store(|table| {
+            for config in configs {
+                table.subscription_group_table.insert(config.group_name.clone(), config);
+            }
+        });
+    }
+
+    /// Changes the table as its next version.
+    fn store(&self, change: impl FnOnce(&mut SubscriptionGroupTable)) {
+        let now = self.clock.now();
+        self.table.update(|table| {
+            change(table);
+            table.data_version.advance(now);
+        });
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), TableFull> {
+        let held = self.live.read().unwrap_or_else(PoisonError::into_inner).len();
+        if held + more > self.groups_max {
+            return Err(TableFull {
+                table: "subscription groups",
+                max: self.groups_max,
+                key: "groupsMax",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn group_named(name: &str) -> SubscriptionGroupConfig {
+    SubscriptionGroupConfig { group_name: name.to_owned(), ..SubscriptionGroupConfig::default() }
+}

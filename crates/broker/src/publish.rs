@@ -1,0 +1,441 @@
+//! Publishing: checks a send, gives it its queue and its properties, and appends a run of them in one go.
+//!
+//! The checks come in the original's order and name its codes (Java: `AbstractSendMessageProcessor.msgCheck`,
+//! `SendMessageProcessor`, `HookUtils`). Numbering, durability and back-pressure are the store's. The path of a plain
+//! message costs one look-up of its topic, one pass over its properties and one string for the stored form of them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use smallvec::SmallVec;
+use store::{Draft, Entry, Refused};
+use wire::{
+    code::version,
+    names::{self, perm, system_flag},
+    properties::{self, name},
+    record::Message,
+};
+
+use crate::{
+    Broker, Options,
+    api::{
+        Caller, Needs, Payload, Publish, PublishAnswers, PublishError, PublishRun, Receipt, Ticket,
+    },
+    topics::{Topic, TopicOrigin},
+};
+
+/// Queues of a dead-letter topic (Java: `DLQ_NUMS_PER_GROUP`).
+pub(crate) const DLQ_QUEUES: i32 = 1;
+
+/// Bytes for a unique key that the broker makes, and for what a delay adds.
+const UNIQUE_KEY_ROOM: usize = 80;
+
+/// A checked send, waiting for the append that its run shares.
+struct Accepted {
+    topic: Arc<Topic>,
+    needs: Needs,
+    receipt: Receipt,
+    /// Bytes of the bodies, for the statistics.
+    bytes: u64,
+}
+
+impl Broker {
+    /// Appends a run of sends in one go; each item succeeds or fails alone, a batch as a whole. Never waits: the
+    /// tickets say which mark the door has to wait for.
+    pub fn publish(&self, cx: &Caller, run: PublishRun) -> PublishAnswers {
+        let options = self.inner.options.read();
+        let mut last_topic = None;
+        let mut entries: SmallVec<[Entry; 8]> = SmallVec::with_capacity(run.len());
+        let mut checked: SmallVec<[Result<Accepted, PublishError>; 8]> =
+            SmallVec::with_capacity(run.len());
+        for item in run {
+            match self.accept(cx, &options, item, &mut last_topic) {
+                Ok((entry, accepted)) => {
+                    entries.push(entry);
+                    checked.push(Ok(accepted));
+                }
+                Err(error) => checked.push(Err(error)),
+            }
+        }
+        let mut appended = self.inner.store.append(&entries).into_iter();
+        self.inner.store.drive();
+        checked
+            .into_iter()
+            .map(|checked| {
+                let Accepted { topic, needs, mut receipt, bytes } = checked?;
+                let stored = appended
+                    .next()
+                    .expect("the store answers each entry")
+                    .map_err(|refused| refusal(refused, &options))?;
+                receipt.queue_offset = stored.queue_offset;
+                receipt.log_offsets = stored.log_offsets;
+                let count = receipt.log_offsets.len() as u64;
+                self.inner.stats.count_put(&topic.stats, count, bytes);
+                Ok(Ticket { end: stored.end, needs, receipt })
+            })
+            .collect()
+    }
+
+    /// Checks one send and turns it into what the log stores.
+    fn accept(
+        &self,
+        cx: &Caller,
+        options: &Options,
+        item: Publish,
+        last_topic: &mut Option<Arc<Topic>>,
+    ) -> Result<(Entry, Accepted), PublishError> {
+        if options.start_accept_send_at > 0
+            && self.inner.env.clock.now() < options.start_accept_send_at
+        {
+            return Err(PublishError::NotYet(options.start_accept_send_at));
+        }
+        let mut topic = match last_topic {
+            Some(topic) if topic.name == item.topic && topic.is_current() => topic.clone(),
+            Some(_) | None => self.topic_for_send(cx, options, &item)?,
+        };
+        *last_topic = Some(topic.clone());
+        if !perm::can_write(options.broker_permission) && topic.config.order {
+            return Err(PublishError::BrokerForbidden { broker: options.store_host.to_string() });
+        }
+        let queues = topic.config.write_queue_nums.max(topic.config.read_queue_nums);
+        if item.queue_id >= queues {
+            return Err(PublishError::InvalidQueue {
+                queue_id: item.queue_id,
+                topic: item.topic,
+                queues,
+                producer: cx.remote,
+            });
+        }
+        let mut queue_id = if item.queue_id >= 0 {
+            item.queue_id
+        } else {
+            fastrand::i32(0..topic.config.write_queue_nums.max(1))
+        };
+
+        let template = MessageTemplate {
+            sys_flag: if topic.is_multi_tag() {
+                item.sys_flag | system_flag::MULTI_TAGS
+            } else {
+                item.sys_flag
+            },
+            born_at: item.born_at,
+            born_host: cx.remote,
+            store_host: options.store_host,
+            reconsume_times: item.reconsume_times,
+        };
+        let body = match item.payload {
+            Payload::Batch(body) => {
+                return self.accept_batch(
+                    options,
+                    topic,
+                    queue_id,
+                    &item.properties,
+                    template,
+                    body,
+                );
+            }
+            Payload::One(body) => body,
+        };
+        if body.len() > options.max_message_size {
+            return Err(PublishError::too_large(body.len(), options));
+        }
+
+        let seen = Seen::of(&item.properties);
+        let mut delay_level = seen.delay_level;
+        if item.topic.starts_with(names::RETRY_PREFIX) {
+            let group = &item.topic[names::RETRY_PREFIX.len()..];
+            let group = group.split_once('+').map_or(group, |(group, _)| group);
+            let Some(config) = self.inner.groups.find(group, options) else {
+                return Err(PublishError::UnknownGroup(group.into()));
+            };
+            let own_max = item.reconsume_times_max.filter(|_| cx.version >= version::V3_4_9);
+            let times_max = own_max.unwrap_or(config.retry_max_times);
+            let is_ordered = self.inner.locks.is_any_held(self.inner.env.clock.monotonic(), group);
+            if item.reconsume_times > times_max || is_ordered {
+                let dlq = ByteString::from(names::dlq_topic(group));
+                topic = self.inner.topics.find_or_exist(&TopicOrigin::dead_letter(dlq))?;
+                queue_id = fastrand::i32(0..DLQ_QUEUES);
+                delay_level = 0;
+            }
+        }
+        if topic.is_compacted() && !seen.has_keys {
+            return Err(PublishError::IllegalMessage("Required message key is missing".into()));
+        }
+        if (seen.is_transactional && !(item.reconsume_times > 0 && delay_level > 0))
+            || template.sys_flag & system_flag::TRANSACTION_PREPARED != 0
+        {
+            if options.reject_transaction_message {
+                let broker = options.store_host.to_string();
+                return Err(PublishError::TransactionForbidden { broker });
+            }
+            return Err(PublishError::Unsupported {
+                feature: "transactional messages",
+                property: name::TRAN_MSG,
+            });
+        }
+        if delay_level <= 0
+            && seen.timer.is_some_and(|due| due.is_after(self.inner.env.clock.now()))
+        {
+            return Err(PublishError::Unsupported {
+                feature: "messages with a delivery time of their own",
+                property: "TIMER_DELAY_SEC, TIMER_DELAY_MS or TIMER_DELIVER_MS",
+            });
+        }
+
+        let unique_key = match seen.unique_key {
+            Some(key) => item.properties.slice_ref(key),
+            None => self.inner.unique_keys.next(&self.inner.env.clock).into(),
+        };
+        let mut text = String::with_capacity(
+            item.properties.len() + UNIQUE_KEY_ROOM + self.inner.own_properties.len(),
+        );
+        copy_kept(&item.properties, seen.delay_level != 0, &mut text);
+        if seen.unique_key.is_none() {
+            properties::append(&mut text, name::UNIQ_KEY, &unique_key);
+        }
+        text.push_str(&self.inner.own_properties);
+        let real_queue_id = queue_id;
+        if delay_level > 0 {
+            (topic, queue_id) = self.postpone(&topic.name, queue_id, delay_level, &mut text)?;
+        }
+        let message = template.fill(&topic.name, queue_id, item.flag, body, text.into());
+        if message.properties.len() > properties::LEN_MAX {
+            return Err(PublishError::properties_too_long(message.properties.len()));
+        }
+        let bytes = message.body.len() as u64;
+        let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
+        let accepted = Accepted {
+            topic,
+            needs: if options.sync_flush && seen.waits { Needs::Synced } else { Needs::Written },
+            receipt: Receipt {
+                queue_id: real_queue_id,
+                queue_offset: 0,
+                log_offsets: SmallVec::new(),
+                store_host: options.store_host,
+                unique_key,
+            },
+            bytes,
+        };
+        Ok((Entry::One(draft), accepted))
+    }
+
+    /// Checks a batch: its items become records as they are, without properties of the broker's (as 5.5.0 does).
+    fn accept_batch(
+        &self,
+        options: &Options,
+        topic: Arc<Topic>,
+        queue_id: i32,
+        common: &str,
+        template: MessageTemplate,
+        body: Bytes,
+    ) -> Result<(Entry, Accepted), PublishError> {
+        if topic.name.len() > names::TOPIC_LEN_MAX {
+            let problem = format!("message topic length too long {}", topic.name.len());
+            return Err(PublishError::IllegalMessage(problem));
+        }
+        if topic.name.starts_with(names::RETRY_PREFIX) {
+            let problem = format!("batch request does not support retry group {}", topic.name);
+            return Err(PublishError::IllegalMessage(problem));
+        }
+        if body.len() > options.max_message_size {
+            return Err(PublishError::too_large(body.len(), options));
+        }
+        let bytes = body.len() as u64;
+        let queue = topic.queue(&self.inner.store, queue_id);
+        let mut drafts = Vec::new();
+        for item in wire::batch::iter(body) {
+            let item = item.map_err(|error| PublishError::IllegalMessage(error.to_string()))?;
+            let mut message =
+                template.clone().fill(&topic.name, queue_id, item.flag, item.body, item.properties);
+            if !message.properties.is_empty() && !message.properties.ends_with('\u{2}') {
+                message.properties = format!("{}\u{2}", message.properties).into();
+            }
+            if message.properties.len() > properties::LEN_MAX {
+                return Err(PublishError::properties_too_long(message.properties.len()));
+            }
+            drafts.push(Draft::new(message, queue.clone()));
+        }
+        if drafts.is_empty() {
+            return Err(PublishError::IllegalMessage("the batch holds no message".into()));
+        }
+        let waits = Seen::of(common).waits;
+        let accepted = Accepted {
+            topic,
+            needs: if options.sync_flush && waits { Needs::Synced } else { Needs::Written },
+            receipt: Receipt {
+                queue_id,
+                queue_offset: 0,
+                log_offsets: SmallVec::new(),
+                store_host: options.store_host,
+                unique_key: ByteString::new(),
+            },
+            bytes,
+        };
+        Ok((Entry::Batch(drafts), accepted))
+    }
+
+    /// Finds the topic of a send, creating it from its template if that may be.
+    fn topic_for_send(
+        &self,
+        cx: &Caller,
+        options: &Options,
+        item: &Publish,
+    ) -> Result<Arc<Topic>, PublishError> {
+        let known = self.inner.topics.find(&item.topic);
+        if known.is_none() {
+            names::check_topic(&item.topic)
+                .map_err(|bad| PublishError::InvalidTopic(bad.to_string()))?;
+        }
+        if names::is_send_forbidden(&item.topic) {
+            return Err(PublishError::ForbiddenTopic(item.topic.clone()));
+        }
+        if let Some(topic) = known {
+            return Ok(topic);
+        }
+        let origin = TopicOrigin::send(item);
+        let created = self.inner.topics.create_from_template(&origin, &item.template, options)?;
+        if let Some(topic) = created {
+            tracing::info!(topic = %item.topic, template = %item.template, producer = %cx.remote, "topic created by a send");
+            return Ok(topic);
+        }
+        if item.topic.starts_with(names::RETRY_PREFIX) {
+            return Ok(self.inner.topics.find_or_exist(&origin.with_queues(1))?);
+        }
+        Err(PublishError::UnknownTopic(item.topic.clone()))
+    }
+}
+
+/// What all records of one send have in common.
+#[derive(Clone)]
+struct MessageTemplate {
+    sys_flag: i32,
+    born_at: i64,
+    born_host: SocketAddr,
+    store_host: SocketAddr,
+    reconsume_times: i32,
+}
+
+impl MessageTemplate {
+    fn fill(
+        self,
+        topic: &ByteString,
+        queue_id: i32,
+        flag: i32,
+        body: Bytes,
+        properties: ByteString,
+    ) -> Message {
+        let MessageTemplate { sys_flag, born_at, born_host, store_host, reconsume_times } = self;
+        Message {
+            topic: topic.clone(),
+            queue_id,
+            flag,
+            sys_flag,
+            born_at,
+            born_host,
+            store_host,
+            reconsume_times,
+            prepared_offset: 0,
+            body,
+            properties,
+        }
+    }
+}
+
+/// What one pass over the properties of a send has found.
+struct Seen<'a> {
+    unique_key: Option<&'a str>,
+    /// `WAIT` is not false: the producer wants the flush.
+    waits: bool,
+    has_keys: bool,
+    is_transactional: bool,
+    delay_level: i32,
+    timer: Option<Timer>,
+}
+
+/// When a timer message is due, as it says; a number that is none makes it due never.
+#[derive(Clone, Copy)]
+enum Timer {
+    In(i64),
+    At(i64),
+}
+
+impl Timer {
+    fn is_after(self, now: i64) -> bool {
+        match self {
+            Timer::In(delay) => delay > 0,
+            Timer::At(time) => time > now,
+        }
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn of(properties: &'a str) -> Seen<'a> {
+        let mut seen = Seen {
+            unique_key: None,
+            waits: true,
+            has_keys: false,
+            is_transactional: false,
+            delay_level: 0,
+            timer: None,
+        };
+        for (name, value) in properties::iter(properties) {
+            match name {
+                name::UNIQ_KEY => seen.unique_key = Some(value),
+                name::WAIT => seen.waits = value.eq_ignore_ascii_case("true"),
+                name::KEYS => seen.has_keys = !value.trim().is_empty(),
+                name::TRAN_MSG => seen.is_transactional = value.eq_ignore_ascii_case("true"),
+                name::DELAY => seen.delay_level = value.parse().unwrap_or(0),
+                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS => {
+                    seen.timer = Some(Timer::In(value.parse().unwrap_or(i64::MAX)));
+                }
+                name::TIMER_DELIVER_MS => {
+                    seen.timer = Some(Timer::At(value.parse().unwrap_or(i64::MAX)));
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+/// Copies the properties without those that are not stored, or that the broker sets itself.
+fn copy_kept(text: &str, is_delayed: bool, out: &mut String) {
+    for (name, value) in properties::iter(text) {
+        match name {
+            name::WAIT | name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => {}
+            name::DELAY if is_delayed => {}
+            _ => {
+                out.push_str(name);
+                out.push('\u{1}');
+                out.push_str(value);
+                out.push('\u{2}');
+            }
+        }
+    }
+}
+
+impl PublishError {
+    fn too_large(len: usize, options: &Options) -> PublishError {
+        PublishError::IllegalMessage(format!(
+            "the message is illegal: its body of {len} bytes is longer than maxMessageSize, {} bytes; send less, compress it, or raise maxMessageSize",
+            options.max_message_size
+        ))
+    }
+
+    pub(crate) fn properties_too_long(len: usize) -> PublishError {
+        PublishError::IllegalMessage(format!(
+            "the message is illegal: its properties of {len} bytes are longer than {} bytes; put the data into the body",
+            properties::LEN_MAX
+        ))
+    }
+}
+
+pub(crate) fn refusal(refused: Refused, options: &Options) -> PublishError {
+    match refused {
+        Refused::Busy { backlog_bytes } => PublishError::Busy { backlog_bytes },
+        Refused::DiskFull => PublishError::DiskFull,
+        Refused::Poisoned | Refused::Closed => PublishError::Stopped,
+        Refused::TooLarge => PublishError::too_large(options.max_message_size + 1, options),
+    }
+}

@@ -1,0 +1,438 @@
+//! Pulling: messages of one queue from an offset on, as the log holds them.
+//!
+//! The queue's entries say where the records lie and what their tags hash to; what passes the filter is read as slices of
+//! the log, records side by side in one read, and returned as stored, since the record is what travels. A pull that finds
+//! nothing may wait: see [`crate::parked`]. Statuses, next offsets and limits are the original's
+//! (Java: `PullMessageProcessor`, `DefaultMessageStore.getMessage`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use store::{Fault, Queue, QueueEntry};
+use wire::names::perm;
+
+use wire::body::{
+    client::{ConsumeType, MessageModel},
+    group::SubscriptionGroupConfig,
+};
+
+use crate::{
+    Broker, Options,
+    api::{Caller, Filter, Pull, PullError, PullOutcome, PullStatus, Pulled},
+    blocking,
+    filter::{TagFilter, is_tag_type},
+    topics::Topic,
+};
+
+/// Bytes of a queue entry, in which `maxFilterMessageSize` is counted.
+const ENTRY_BYTES: usize = 20;
+/// Entries that are read at once while looking for some that pass the filter.
+const FILTERED_READ: usize = 128;
+
+/// A pull whose checks have passed.
+struct Plan {
+    topic: Arc<Topic>,
+    group: Arc<SubscriptionGroupConfig>,
+    queue: Arc<Queue>,
+    tags: TagFilter,
+}
+
+/// What one look at the queue has found.
+struct Look {
+    status: PullStatus,
+    next: i64,
+    min: i64,
+    max: i64,
+    messages: Vec<Bytes>,
+    count: u32,
+    /// How far behind the log's end the last entry that was looked at lies, in bytes.
+    behind: u64,
+}
+
+/// An entry that passed the filter, at its offset in the queue.
+#[derive(Clone, Copy)]
+struct Pick {
+    queue_offset: i64,
+    entry: QueueEntry,
+}
+
+impl Broker {
+    /// Answers with messages, or waits for some as long as the request allows.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn pull(&self, cx: &Caller, request: Pull) -> Result<Pulled, PullError> {
+        let plan = self.plan_pull(cx, &request)?;
+        let pulled = self.pull_once(&plan, &request).await?;
+        if let Some(offset) = request.commit {
+            let committed =
+                self.inner.offsets.commit(&request.group, &request.topic, request.queue_id, offset);
+            if let Err(full) = committed {
+                tracing::warn!(group = %request.group, topic = %request.topic, error = %full, "commit by pull lost");
+            }
+        }
+        match request.suspend {
+            Some(suspend) if pulled.status.outcome() == PullOutcome::NotFound => {
+                // Boxed: a pull that is answered at once carries nothing of the waiting.
+                Box::pin(self.pull_later(cx, plan, request, suspend)).await
+            }
+            Some(_) | None => Ok(pulled),
+        }
+    }
+
+    /// Waits until there may be something, and looks again: until it finds something or the time has passed.
+    async fn pull_later(
+        &self,
+        cx: &Caller,
+        mut plan: Plan,
+        request: Pull,
+        suspend: std::time::Duration,
+    ) -> Result<Pulled, PullError> {
+        let clock = &self.inner.env.clock;
+        let (is_long, short) = {
+            let options = self.inner.options.read();
+            (options.long_polling_enable, options.short_polling_time)
+        };
+        if !is_long {
+            clock.sleep(std::time::Duration::from_millis(short)).await;
+            plan = self.plan_pull(cx, &request)?;
+            return self.pull_once(&plan, &request).await;
+        }
+        let deadline = clock.monotonic().saturating_add(suspend);
+        loop {
+            let parked = self.inner.parked.park(&plan.queue, request.offset, plan.tags.clone())?;
+            let is_late = if plan.queue.max_offset() > request.offset {
+                // It came between the look and the parking.
+                false
+            } else {
+                tokio::select! {
+                    () = parked.woken() => false,
+                    () = clock.sleep_until(deadline) => true,
+                }
+            };
+            drop(parked);
+            // Topic, group and subscription may have changed meanwhile.
+            plan = self.plan_pull(cx, &request)?;
+            let pulled = self.pull_once(&plan, &request).await?;
+            if is_late || pulled.status.outcome() != PullOutcome::NotFound {
+                return Ok(pulled);
+            }
+        }
+    }
+
+    /// Checks a pull, in the original's order.
+    fn plan_pull(&self, cx: &Caller, request: &Pull) -> Result<Plan, PullError> {
+        let inner = &*self.inner;
+        let options = inner.options.read();
+        let broker = || options.store_host.to_string();
+        if !perm::can_read(options.broker_permission) {
+            return Err(PullError::BrokerForbidden { broker: broker() });
+        }
+        if request.lite && !options.lite_pull_message_enable {
+            return Err(PullError::LiteForbidden { broker: broker() });
+        }
+        let Some(group) = inner.groups.find(&request.group, &options) else {
+            return Err(PullError::UnknownGroup(request.group.clone()));
+        };
+        if !group.consume_enable {
+            return Err(PullError::GroupForbidden(request.group.clone()));
+        }
+        let Some(topic) = inner.topics.find(&request.topic) else {
+            return Err(PullError::UnknownTopic(request.topic.clone()));
+        };
+        if !perm::can_read(topic.config.perm) {
+            return Err(PullError::TopicForbidden(request.topic.clone()));
+        }
+        if !(0..topic.config.read_queue_nums).contains(&request.queue_id) {
+            return Err(PullError::InvalidQueue {
+                queue_id: request.queue_id,
+                topic: request.topic.clone(),
+                queues: topic.config.read_queue_nums,
+                consumer: cx.remote,
+            });
+        }
+        let tags = self.resolve_filter(&options, request, &group)?;
+        let queue = topic.queue(&inner.store, request.queue_id);
+        Ok(Plan { topic, group, queue, tags })
+    }
+
+    fn resolve_filter(
+        &self,
+        options: &Options,
+        request: &Pull,
+        group: &SubscriptionGroupConfig,
+    ) -> Result<TagFilter, PullError> {
+        let view = self.inner.clients.view(&request.group, &request.topic);
+        let is_active =
+            view.as_ref().is_none_or(|view| view.consume_type == ConsumeType::ConsumeActively);
+        let tags = match &request.filter {
+            Filter::Expression { kind, expression } if is_tag_type(kind) => {
+                TagFilter::parse(expression).map_err(|_| PullError::InvalidExpression)?
+            }
+            Filter::Expression { expression, .. } if expression.trim().is_empty() => {
+                return Err(PullError::InvalidExpression);
+            }
+            Filter::Expression { kind, .. } => {
+                return Err(PullError::UnsupportedFilter(kind.clone()));
+            }
+            Filter::Registered => {
+                let view = view.ok_or(PullError::NoGroupMember)?;
+                if !group.consume_broadcast_enable
+                    && view.message_model == MessageModel::Broadcasting
+                {
+                    return Err(PullError::BroadcastForbidden(request.group.clone()));
+                }
+                if self.inner.groups.is_forbidden(&request.group, &request.topic) {
+                    return Err(PullError::SubscriptionForbidden {
+                        group: request.group.clone(),
+                        topic: request.topic.clone(),
+                    });
+                }
+                let subscription = view.subscription.ok_or(PullError::NotSubscribed)?;
+                if subscription.data.sub_version < request.subscription_version {
+                    return Err(PullError::SubscriptionNotLatest);
+                }
+                let kind = || subscription.data.expression_type.as_str().into();
+                subscription.tags.ok_or_else(|| PullError::UnsupportedFilter(kind()))?
+            }
+        };
+        if options.reject_pull_consumer_enable
+            && is_active
+            && !wire::names::is_system_group(&request.group)
+        {
+            return Err(PullError::NoGroupMember);
+        }
+        Ok(tags)
+    }
+
+    /// Looks once, and notes what that means for the group.
+    async fn pull_once(&self, plan: &Plan, request: &Pull) -> Result<Pulled, PullError> {
+        let inner = &*self.inner;
+        let Pull { group, topic, queue_id, .. } = request;
+        let is_reset_served = inner.options.read().use_server_side_reset_offset;
+        let reset = is_reset_served.then(|| inner.offsets.take_reset(group, topic, *queue_id));
+        let look = match reset.flatten() {
+            Some(offset) => Look {
+                status: PullStatus::OffsetReset,
+                next: offset,
+                ..Look::nothing(&plan.queue, offset)
+            },
+            None => self.look(plan, request.offset, request.count_max).await?,
+        };
+        inner.offsets.note_pulled(group, topic, *queue_id, look.next);
+        if look.status == PullStatus::Found {
+            let bytes = look.messages.iter().map(Bytes::len).sum::<usize>();
+            inner.stats.found.add(1);
+            inner.stats.count_got(group, topic, u64::from(look.count), bytes as u64);
+        } else {
+            inner.stats.missed.add(1);
+        }
+        let options = inner.options.read();
+        let suggested_broker = match options.slave_read_enable {
+            true if look.behind > options.near_bytes() => {
+                plan.group.which_broker_when_consume_slowly
+            }
+            true => plan.group.broker_id,
+            false => 0,
+        };
+        Ok(Pulled {
+            status: look.status,
+            next: look.next,
+            min: look.min,
+            max: look.max,
+            messages: look.messages,
+            count: look.count,
+            suggested_broker,
+            topic_sys_flag: plan.topic.config.topic_sys_flag,
+            group_sys_flag: plan.group.group_sys_flag,
+        })
+    }
+
+    /// Looks at the queue (Java: `DefaultMessageStore.getMessage`).
+    async fn look(&self, plan: &Plan, offset: i64, count_max: i32) -> Result<Look, PullError> {
+        let queue = &plan.queue;
+        let mut look = Look::nothing(queue, offset);
+        if look.status != PullStatus::NoMatchedMessage {
+            return Ok(look);
+        }
+        let mut scan = {
+            let options = self.inner.options.read();
+            Scan::new(&options, self.inner.store.log_range(), offset, count_max)
+        };
+        // Without a filter each entry is a message, so no more are read than can be returned.
+        let read_max = match plan.tags {
+            TagFilter::All => scan.count_max.min(scan.entries_max),
+            TagFilter::AnyOf(_) => FILTERED_READ,
+        };
+        let mut entries = Vec::with_capacity(read_max.min(FILTERED_READ));
+        loop {
+            entries.clear();
+            if !queue.try_read(look.next, read_max, &mut entries)? {
+                let (queue, next) = (queue.clone(), look.next);
+                entries = blocking(move || {
+                    let mut entries = Vec::new();
+                    queue.read(next, read_max, &mut entries).map(|()| entries)
+                })
+                .await?;
+            }
+            if entries.is_empty() {
+                if look.next == offset {
+                    look.status = PullStatus::OffsetFoundNull;
+                }
+                break;
+            }
+            if scan.take(&entries, &plan.tags, &mut look) || look.next >= look.max {
+                break;
+            }
+        }
+        self.read_picks(&scan.picks, &mut look).await?;
+        Ok(look)
+    }
+
+    /// Reads the records that were picked, those that lie side by side in one read.
+    async fn read_picks(&self, picks: &[Pick], look: &mut Look) -> Result<(), PullError> {
+        let store = &self.inner.store;
+        let mut rest = picks;
+        while let [first, ..] = rest {
+            let mut len = first.entry.len;
+            let mut count = 1;
+            for pick in &rest[1..] {
+                if pick.entry.log_offset != first.entry.log_offset + u64::from(len) {
+                    break;
+                }
+                len += pick.entry.len;
+                count += 1;
+            }
+            let at = first.entry.log_offset;
+            let read = match store.try_read(at, len) {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => {
+                    let store = store.clone();
+                    blocking(move || store.read_blocking(at, len)).await
+                }
+                Err(fault) => Err(fault),
+            };
+            match read {
+                Ok(bytes) => look.messages.push(bytes),
+                // Retention was faster than this pull: what was read before it is the answer.
+                Err(Fault::OutOfRange(_)) => {
+                    if look.count > 0 {
+                        look.next = first.queue_offset;
+                    } else {
+                        look.status = PullStatus::MessageWasRemoving;
+                    }
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+            look.count += count;
+            look.status = PullStatus::Found;
+            rest = &rest[count as usize..];
+        }
+        Ok(())
+    }
+}
+
+impl Look {
+    /// What can be said of an offset before any entry is read; [`PullStatus::NoMatchedMessage`] if it is in the queue.
+    fn nothing(queue: &Queue, offset: i64) -> Look {
+        // The end first: retention may move the beginning meanwhile, but never past it.
+        let max = queue.max_offset();
+        let min = queue.min_offset().min(max);
+        let (status, next) = match () {
+            () if max == 0 && offset == 0 => (PullStatus::NoMessageInQueue, 0),
+            () if max == 0 => (PullStatus::NoMessageInQueueMoved, 0),
+            () if offset < min => (PullStatus::OffsetTooSmall, min),
+            () if offset == max => (PullStatus::OffsetOverflowOne, offset),
+            () if offset > max => (PullStatus::OffsetOverflowBadly, max),
+            () => (PullStatus::NoMatchedMessage, offset),
+        };
+        Look { status, next, min, max, messages: Vec::new(), count: 0, behind: 0 }
+    }
+}
+
+/// The limits of one pull, and what it has picked so far.
+struct Scan {
+    picks: Vec<Pick>,
+    bytes: usize,
+    first: i64,
+    log_start: u64,
+    log_end: u64,
+    count_max: usize,
+    /// Entries that a pull looks at, whatever passes.
+    entries_max: usize,
+    near_bytes: u64,
+    near: Limit,
+    far: Limit,
+}
+
+/// Bytes and messages that one pull returns, after the first message.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    count: usize,
+}
+
+impl Scan {
+    fn new(options: &Options, log: std::ops::Range<u64>, first: i64, count_max: i32) -> Scan {
+        let count_max = usize::try_from(count_max).unwrap_or(0).max(1);
+        Scan {
+            picks: Vec::with_capacity(count_max.min(options.transfer_count_in_memory_max)),
+            bytes: 0,
+            first,
+            log_start: log.start,
+            log_end: log.end,
+            count_max: count_max.min(options.transfer_count_in_memory_max.max(1)),
+            entries_max: (options.filter_message_size_max / ENTRY_BYTES).max(count_max),
+            near_bytes: options.near_bytes(),
+            near: Limit {
+                bytes: options.transfer_bytes_in_memory_max,
+                count: options.transfer_count_in_memory_max,
+            },
+            far: Limit {
+                bytes: options.transfer_bytes_on_disk_max,
+                count: options.transfer_count_on_disk_max,
+            },
+        }
+    }
+
+    /// Goes through entries from `look.next` on; says whether the pull is full.
+    fn take(&mut self, entries: &[QueueEntry], tags: &TagFilter, look: &mut Look) -> bool {
+        for entry in entries {
+            let behind = self.log_end.saturating_sub(entry.log_offset);
+            if (look.next - self.first) as usize >= self.entries_max
+                || self.is_full(entry.len as usize, behind)
+            {
+                return true;
+            }
+            let queue_offset = look.next;
+            look.next += 1;
+            look.behind = behind;
+            if entry.is_gap() || entry.log_offset < self.log_start {
+                if self.picks.is_empty() {
+                    look.status = PullStatus::MessageWasRemoving;
+                }
+            } else if tags.matches(entry.tags_code) {
+                self.picks.push(Pick { queue_offset, entry: *entry });
+                self.bytes += entry.len as usize;
+            } else if self.picks.is_empty() {
+                look.status = PullStatus::NoMatchedMessage;
+            }
+        }
+        false
+    }
+
+    /// Says whether one more message of `len` bytes would be too much (Java: `isTheBatchFull`).
+    fn is_full(&self, len: usize, behind: u64) -> bool {
+        let limit = if behind <= self.near_bytes { self.near } else { self.far };
+        !self.picks.is_empty()
+            && (self.picks.len() >= self.count_max.min(limit.count)
+                || self.bytes + len > limit.bytes)
+    }
+}
+
+impl From<Fault> for PullError {
+    fn from(fault: Fault) -> PullError {
+        PullError::Store(fault.to_string())
+    }
+}

@@ -1,0 +1,508 @@
+//! Topics: what exists, with how many queues, and who may do what with it.
+//!
+//! The truth is `topics.json`, a versioned table; beside it stands a map of [`Topic`] handles, which the paths of
+//! messages look up without touching the table. A change replaces the handle, so whoever holds an old one sees that by
+//! [`Topic::is_current`]. Registration with name servers waits on [`Topics::changed`].
+//! (Java: `TopicConfigManager`, `TopicAttributes`)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytestring::ByteString;
+use store::{Queue, Store};
+use tokio::sync::watch;
+use wire::names::{self, perm, topic_flag};
+
+use wire::body::topic::{TopicConfig, TopicConfigTable, TopicFilterType};
+
+use crate::{
+    Options,
+    api::{Publish, TableFull, TopicError},
+    saved::Saved,
+    stats::TopicStats,
+};
+
+/// All topics of the broker.
+pub(crate) struct Topics {
+    table: Saved<TopicConfigTable>,
+    live: RwLock<HashMap<ByteString, Arc<Topic>>>,
+    /// Held while a topic is created or changed, so that table and handles agree.
+    changing: Mutex<()>,
+    changed: watch::Sender<u64>,
+    clock: env::Clock,
+    /// Names of system topics that depend on the configuration.
+    own_system_topics: Vec<ByteString>,
+    topics_max: usize,
+    queues_max: i32,
+}
+
+/// A topic as it is now.
+pub(crate) struct Topic {
+    pub(crate) name: ByteString,
+    pub(crate) config: Arc<TopicConfig>,
+    /// Survives changes of the configuration.
+    pub(crate) stats: Arc<TopicStats>,
+    queues: Box<[OnceLock<Arc<Queue>>]>,
+    is_stale: AtomicBool,
+}
+
+impl Topic {
+    fn new(config: TopicConfig, stats: Arc<TopicStats>) -> Topic {
+        let queues = config.read_queue_nums.max(config.write_queue_nums).max(0);
+        Topic {
+            name: config.topic_name.as_str().into(),
+            stats,
+            queues: (0..queues).map(|_| OnceLock::new()).collect(),
+            config: Arc::new(config),
+            is_stale: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the store's handle of a queue; kept from the first use on.
+    pub(crate) fn queue(&self, store: &Store, queue_id: i32) -> Arc<Queue> {
+        match usize::try_from(queue_id).ok().and_then(|at| self.queues.get(at)) {
+            Some(queue) => queue.get_or_init(|| store.queue(&self.name, queue_id)).clone(),
+            None => store.queue(&self.name, queue_id),
+        }
+    }
+
+    /// Says whether the topic has neither changed nor gone since this handle was looked up.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.is_stale.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_multi_tag(&self) -> bool {
+        self.config.topic_filter_type == TopicFilterType::MultiTag
+    }
+
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.config.attributes.get("cleanup.policy").is_some_and(|policy| policy == "COMPACTION")
+    }
+}
+
+/// How a topic that does not exist yet would be created.
+pub(crate) struct TopicOrigin {
+    name: ByteString,
+    queues: i32,
+    perm: i32,
+    order: bool,
+    sys_flag: i32,
+}
+
+impl TopicOrigin {
+    /// For a send to a topic that nobody has created.
+    pub(crate) fn send(item: &Publish) -> TopicOrigin {
+        let unit = match item.unit_mode {
+            true if item.topic.starts_with(names::RETRY_PREFIX) => topic_flag::UNIT_SUBSCRIBED,
+            true => topic_flag::UNIT,
+            false => 0,
+        };
+        TopicOrigin {
+            name: item.topic.clone(),
+            queues: item.template_queues,
+            perm: perm::READ | perm::WRITE,
+            order: false,
+            sys_flag: unit,
+        }
+    }
+
+    /// For the retry topic of a group.
+    pub(crate) fn retry(group: &str, queues: i32, order: bool, unit_mode: bool) -> TopicOrigin {
+        TopicOrigin {
+            name: names::retry_topic(group).into(),
+            queues,
+            perm: perm::READ | perm::WRITE,
+            order,
+            sys_flag: if unit_mode { topic_flag::UNIT_SUBSCRIBED } else { 0 },
+        }
+    }
+
+    /// For the dead letters of a group.
+    pub(crate) fn dead_letter(name: ByteString) -> TopicOrigin {
+        let queues = crate::publish::DLQ_QUEUES;
+        TopicOrigin { name, queues, perm: perm::READ | perm::WRITE, order: false, sys_flag: 0 }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn with_queues(self, queues: i32) -> TopicOrigin {
+        TopicOrigin { queues, ..self }
+    }
+
+    fn config(&self) -> TopicConfig {
+        TopicConfig {
+            topic_name: self.name.to_string(),
+            read_queue_nums: self.queues,
+            write_queue_nums: self.queues,
+            perm: self.perm,
+            topic_sys_flag: self.sys_flag,
+            order: self.order,
+            ..TopicConfig::default()
+        }
+    }
+}
+
+impl Topics {
+    /// Takes over the table and creates the system topics that it lacks.
+    pub(crate) fn new(
+        table: Saved<TopicConfigTable>,
+        options: &Options,
+        clock: env::Clock,
+    ) -> Topics {
+        let system = system_topics(options);
+        let topics = Topics {
+            live: RwLock::default(),
+            changing: Mutex::new(()),
+            changed: watch::Sender::new(0),
+            clock,
+            own_system_topics: system
+                .iter()
+                .map(|topic| topic.topic_name.as_str().into())
+                .collect(),
+            topics_max: options.topics_max,
+            queues_max: options.topic_queues_max,
+            table,
+        };
+        let stored = topics.table.read();
+        let missing: Vec<TopicConfig> = system
+            .into_iter()
+            .filter(|topic| !stored.topic_config_table.contains_key(&topic.topic_name))
+            .collect();
+        let live = stored.topic_config_table.values().chain(&missing).map(|config| {
+            let topic = Topic::new(config.clone(), Arc::default());
+            (topic.name.clone(), Arc::new(topic))
+        });
+        *topics.live.write().unwrap_or_else(PoisonError::into_inner) = live.collect();
+        if !missing.is_empty() {
+            topics.table.update(|table| {
+                for config in missing {
+                    table.topic_config_table.insert(config.topic_name.clone(), config);
+                }
+            });
+        }
+        topics
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Topic>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Returns the table, for those who ask for all of it.
+    pub(crate) fn table(&self) -> Arc<TopicConfigTable> {
+        self.table.read()
+    }
+
+    /// Returns a number that changes with every change of any topic.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Returns all handles, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().cloned().collect()
+    }
+
+    /// Returns the names of the system topics that exist here.
+    pub(crate) fn system_names(&self) -> Vec<ByteString> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.keys().filter(|name| self.is_system(name)).cloned().collect()
+    }
+
+    /// Says whether a topic is the broker's own: it cannot be changed over the wire.
+    pub(crate) fn is_system(&self, name: &str) -> bool {
+        names::is_system_topic(name) || self.own_system_topics.iter().any(|own| **own == *name)
+    }
+
+    /// Creates a topic as its template says, if the template lets it (Java: `createTopicInSendMessageMethod`).
+    pub(crate) fn create_from_template(
+        &self,
+        origin: &TopicOrigin,
+        template: &str,
+        options: &Options,
+    ) -> Result<Option<Arc<Topic>>, TableFull> {
+        if template == names::AUTO_CREATE_TOPIC && !options.auto_create_topic_enable {
+            return Ok(None);
+        }
+        let Some(template) = self.find(template) else { return Ok(None) };
+        if !perm::can_inherit(template.config.perm) {
+            return Ok(None);
+        }
+        let queues = origin.queues.min(template.config.write_queue_nums).max(0);
+        let config = TopicConfig {
+            read_queue_nums: queues,
+            write_queue_nums: queues,
+            perm: template.config.perm & !perm::INHERIT,
+            topic_filter_type: template.config.topic_filter_type,
+            ..origin.config()
+        };
+        self.create(config).map(Some)
+    }
+
+    /// Returns the topic, created if it is missing. The order flag of an existing one follows the origin's
+    /// (Java: `createTopicInSendMessageBackMethod`).
+    pub(crate) fn find_or_create(&self, origin: &TopicOrigin) -> Result<Arc<Topic>, TableFull> {
+        match self.find(&origin.name) {
+            None => self.create(origin.config()),
+            Some(topic) if topic.config.order == origin.order => Ok(topic),
+            Some(topic) => {
+                let _changing = self.changing();
+                self.put(vec![TopicConfig { order: origin.order, ..(*topic.config).clone() }]);
+                Ok(self.find(&origin.name).unwrap_or(topic))
+            }
+        }
+    }
+
+    /// Creates and changes topics on an administrator's behalf: all of them or, on the first error, none. Attributes
+    /// are changes: `+key` sets one, `-key` removes one (Java: `AttributeUtil.alterCurrentAttributes`).
+    pub(crate) fn update(&self, configs: Vec<TopicConfig>) -> Result<(), TopicError> {
+        let _changing = self.changing();
+        let mut updated = Vec::with_capacity(configs.len());
+        let mut created = 0;
+        for mut config in configs {
+            let name = config.topic_name.as_str();
+            names::check_topic(name).map_err(|bad| TopicError::InvalidName(bad.to_string()))?;
+            if self.is_system(name) {
+                return Err(TopicError::System(name.into()));
+            }
+            for (what, queues) in [
+                ("readQueueNums", config.read_queue_nums),
+                ("writeQueueNums", config.write_queue_nums),
+            ] {
+                if !(0..=self.queues_max).contains(&queues) {
+                    let max = self.queues_max;
+                    let problem =
+                        format!("{what} of topic {name} is {queues}, allowed are 0 to {max}");
+                    return Err(TopicError::Invalid(problem));
+                }
+            }
+            if !perm::is_valid(config.perm) {
+                let problem =
+                    format!("perm of topic {name} is {}, allowed are 0 to 7", config.perm);
+                return Err(TopicError::Invalid(problem));
+            }
+            let known = self.find(name);
+            created += usize::from(known.is_none());
+            let attributes = known.as_ref().map(|topic| &topic.config.attributes);
+            config.attributes =
+                alter_attributes(attributes, &config.attributes).map_err(TopicError::Invalid)?;
+            if known.is_none_or(|topic| *topic.config != config) {
+                updated.push(config);
+            }
+        }
+        self.check_room(created)?;
+        if !updated.is_empty() {
+            self.put(updated);
+        }
+        Ok(())
+    }
+
+    /// Returns the topic, created if it is missing; an existing one stays as it is.
+    pub(crate) fn find_or_exist(&self, origin: &TopicOrigin) -> Result<Arc<Topic>, TableFull> {
+        self.find(&origin.name).map_or_else(|| self.create(origin.config()), Ok)
+    }
+
+    /// Returns the table's file, for housekeeping.
+    pub(crate) fn saved(&self) -> &Saved<TopicConfigTable> {
+        &self.table
+    }
+
+    /// Counts as a change of the topics what changes how they are registered.
+    pub(crate) fn touch(&self) {
+        let now = self.clock.now();
+        self.table.update(|table| table.data_version.advance(now));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Sets the order flag of topics that the name servers call ordered.
+    pub(crate) fn mark_ordered(&self, names: impl IntoIterator<Item = impl AsRef<str>>) {
+        let _changing = self.changing();
+        let unmarked = names.into_iter().filter_map(|name| {
+            let topic = self.find(name.as_ref()).filter(|topic| !topic.config.order)?;
+            Some(TopicConfig { order: true, ..(*topic.config).clone() })
+        });
+        let unmarked: Vec<TopicConfig> = unmarked.collect();
+        if !unmarked.is_empty() {
+            self.put(unmarked);
+        }
+    }
+
+    /// Forgets a topic. Its queues are the store's to remove.
+    pub(crate) fn delete(&self, name: &str) -> Result<(), TopicError> {
+        if name.trim().is_empty() {
+            return Err(TopicError::InvalidName("The specified topic is blank.".into()));
+        }
+        if self.is_system(name) {
+            return Err(TopicError::System(name.into()));
+        }
+        let _changing = self.changing();
+        let gone = self.live.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(topic) = gone {
+            topic.is_stale.store(true, Ordering::Relaxed);
+            self.table.update(|table| {
+                table.topic_config_table.remove(name);
+                table.data_version.advance(self.clock.now());
+            });
+            self.changed.send_modify(|version| *version += 1);
+            tracing::info!(topic = name, "topic deleted");
+        }
+        Ok(())
+    }
+
+    fn create(&self, config: TopicConfig) -> Result<Arc<Topic>, TableFull> {
+        let _changing = self.changing();
+        if let Some(topic) = self.find(&config.topic_name) {
+            return Ok(topic);
+        }
+        self.check_room(1)?;
+        let name = config.topic_name.clone();
+        self.put(vec![config]);
+        Ok(self.find(&name).expect("what was put under the lock is there"))
+    }
+
+    /// Stores configurations and replaces the handles. The caller holds `changing`.
+    fn put(&self, configs: Vec<TopicConfig>) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        for config in &configs {
+            let old = live.get(config.topic_name.as_str());
+            let stats = old.map(|topic| topic.stats.clone()).unwrap_or_default();
+            if let Some(old) = old {
+                old.is_stale.store(true, Ordering::Relaxed);
+            }
+            let topic = Topic::new(config.clone(), stats);
+            live.insert(topic.name.clone(), Arc::new(topic));
+        }
+        drop(live);
+        self.table.update(|table| {
+            for config in configs {
+                table.topic_config_table.insert(config.topic_name.clone(), config);
+            }
+            table.data_version.advance(self.clock.now());
+        });
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), TableFull> {
+        let held = self.live.read().unwrap_or_else(PoisonError::into_inner).len();
+        if held + more > self.topics_max {
+            return Err(TableFull { table: "topics", max: self.topics_max, key: "topicsMax" });
+        }
+        Ok(())
+    }
+}
+
+/// The topics that every broker has (Java: `TopicConfigManager.init`).
+fn system_topics(options: &Options) -> Vec<TopicConfig> {
+    const REVIVE_QUEUES: i32 = 8;
+    const READ_WRITE: i32 = perm::READ | perm::WRITE;
+    let named_after = |enabled| perm::INHERIT | if enabled { READ_WRITE } else { 0 };
+    let topic = |name: &str, queues: i32, perm: i32| TopicConfig {
+        topic_name: name.to_owned(),
+        read_queue_nums: queues,
+        write_queue_nums: queues,
+        perm,
+        ..TopicConfig::default()
+    };
+    let cluster = &options.cluster_name;
+    let broker = &options.broker_name;
+    let mut topics = vec![
+        topic(names::SELF_TEST_TOPIC, 1, READ_WRITE),
+        topic(names::BENCHMARK_TOPIC, 1024, READ_WRITE),
+        topic(cluster, 16, named_after(options.cluster_topic_enable)),
+        topic(broker, 1, named_after(options.broker_topic_enable)),
+        topic(names::OFFSET_MOVED_EVENT, 1, READ_WRITE),
+        topic(names::SCHEDULE_TOPIC, 18, READ_WRITE),
+        topic(&format!("{cluster}{}", names::REPLY_TOPIC_SUFFIX), 1, READ_WRITE),
+        topic(&format!("rmq_sys_REVIVE_LOG_{cluster}"), REVIVE_QUEUES, READ_WRITE),
+        topic(&format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
+        topic(names::TRANS_HALF_TOPIC, 1, READ_WRITE),
+        topic(names::TRANS_OP_HALF_TOPIC, 1, READ_WRITE),
+        topic(names::TIMER_TOPIC, 1, READ_WRITE),
+    ];
+    if options.auto_create_topic_enable {
+        let perm = READ_WRITE | perm::INHERIT;
+        topics.push(topic(names::AUTO_CREATE_TOPIC, options.default_topic_queue_nums, perm));
+    }
+    if options.trace_topic_enable {
+        topics.push(topic(&options.trace_topic_name, 1, READ_WRITE));
+    }
+    topics
+}
+
+type Attributes = BTreeMap<String, String>;
+
+/// Applies `+key` and `-key` to the attributes of a topic; none means that the topic is new.
+fn alter_attributes(
+    current: Option<&Attributes>,
+    changes: &Attributes,
+) -> Result<Attributes, String> {
+    let mut altered = current.cloned().unwrap_or_default();
+    let mut seen: Vec<&str> = Vec::new();
+    for (signed, value) in changes {
+        let key = signed.get(1..).unwrap_or_default();
+        if key.is_empty() || key.contains(['+', '-']) {
+            return Err("kv string format wrong.".into());
+        }
+        if seen.contains(&key) {
+            return Err(format!("alter duplication key. key: {key}"));
+        }
+        seen.push(key);
+        let sets = signed.starts_with('+');
+        match current {
+            None if !sets => {
+                return Err(format!(
+                    "only add attribute is supported while creating topic. key: {key}"
+                ));
+            }
+            Some(_) if !sets && !signed.starts_with('-') => {
+                return Err(format!("wrong format key: {key}"));
+            }
+            Some(current) if !sets && !current.contains_key(key) => {
+                return Err(format!("attempt to delete a nonexistent key: {key}"));
+            }
+            Some(_) | None => {}
+        }
+        let (is_changeable, allowed): (bool, &[&str]) = match key {
+            "queue.type" => (false, &["SimpleCQ"]),
+            "cleanup.policy" => (false, &["DELETE", "COMPACTION"]),
+            "message.type" => (true, &MESSAGE_TYPES),
+            "reserve.time" | "lite.topic.expiration" => (true, &[]),
+            _ => return Err(format!("unsupported key: {key}")),
+        };
+        if current.is_some() && !is_changeable {
+            return Err(format!("attempt to update an unchangeable attribute. key: {key}"));
+        }
+        if !sets {
+            altered.remove(key);
+            continue;
+        }
+        let fits = match allowed {
+            [] => value.parse::<i64>().is_ok_and(|number| number >= -1),
+            _ => allowed.contains(&value.as_str()),
+        };
+        if !fits {
+            let expected =
+                if allowed.is_empty() { "a number from -1".into() } else { allowed.join(", ") };
+            return Err(format!(
+                "value `{value}` of attribute {key} is not one that this broker serves: {expected}"
+            ));
+        }
+        altered.insert(key.to_owned(), value.clone());
+    }
+    Ok(altered)
+}
+
+/// Values of `message.type`. MIXED is refused over the wire unless `enableMixedMessageType`, which is off.
+const MESSAGE_TYPES: [&str; 7] =
+    ["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "LITE"];
