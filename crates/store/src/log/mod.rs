@@ -118,8 +118,6 @@ impl Log {
     }
 
     fn poison(&self, doing: &'static str, error: &std::io::Error) {
-            eprintln!("POISON {doing} {error}");
-        }
         if !self.state.poisoned.swap(true, Ordering::SeqCst) {
             tracing::error!(doing, %error, "the log is poisoned: nothing is taken until it is opened anew");
         }

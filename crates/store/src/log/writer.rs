@@ -108,8 +108,6 @@ impl Log {
         let started = self.clock.monotonic();
         let outcome = self.write_pieces(from, pieces);
         let took = self.clock.monotonic().saturating_sub(started);
-            eprintln!("write {from}..{end} {outcome:?}");
-        }
         // The tail can use a chunk again only when nobody refers to it.
         pieces.clear();
         self.writer.slow.store(took > QUICK, Ordering::Relaxed);
