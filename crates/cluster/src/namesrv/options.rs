@@ -3,7 +3,13 @@
 //! Settings that may change while it runs are listed once, in [`Options::settings`]; GET and UPDATE_NAMESRV_CONFIG are
 //! made of that list.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use env::Disk;
 
 use super::table::Bounds;
 
@@ -126,6 +132,24 @@ impl Options {
             text.push_str(&format!("{key}={}\n", path.display()));
         }
         text
+    }
+
+    /// Writes all settings to `config_store_path`; a crash leaves the old content, or the old one as `.bak`.
+    pub fn save(&self, disk: &dyn Disk) -> io::Result<()> {
+        let path = &self.config_store_path;
+        let named = |suffix| {
+            let mut name = path.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk.create_dir_all(dir)?;
+        env::write_whole(disk, &named(".tmp"), self.to_properties().as_bytes())?;
+        if disk.exists(path)? {
+            disk.rename(path, &named(".bak"))?;
+        }
+        disk.rename(&named(".tmp"), path)?;
+        disk.sync_dir(dir)
     }
 
     /// Takes lines of a properties file; all or none. Keys that are unknown are overlooked, as in Java.

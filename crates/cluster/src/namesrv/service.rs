@@ -40,7 +40,7 @@ use wire::{
 
 use super::{
     Expired, KvConfig, KvError, Options, Registration, RouteTable, SettingError, TopicsWanted,
-    kv::replace_file, table::MASTER_ID,
+    table::MASTER_ID,
 };
 
 /// Bytes of a registration when inflated; a hundred thousand topics take 10 MB.
@@ -89,7 +89,8 @@ impl NameServer {
         view: Option<AddressView>,
         env: Env,
     ) -> Result<NameServer, KvError> {
-        let kv = KvConfig::open(options.kv_config_path.clone(), options.kv_bytes_max, env.clone())?;
+        let kv =
+            KvConfig::open(env.disk.clone(), options.kv_config_path.clone(), options.kv_bytes_max)?;
         Ok(NameServer(Arc::new(Shared {
             table: Mutex::new(RouteTable::new(options.bounds)),
             kv,
@@ -488,8 +489,7 @@ impl Shared {
                         Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string())
                     }
                 })?;
-                let content = options.to_properties();
-                replace_file(&*self.env.disk, &options.config_store_path, content.as_bytes())?;
+                options.save(&*self.env.disk)?;
                 info!("settings of the name server changed");
                 Ok(())
             }
