@@ -105,6 +105,24 @@ pub trait Topics: Send + Sync + 'static {
     fn set_ordered(&self, topics: &mut dyn Iterator<Item = &str>);
 }
 
+impl Topics for broker::Broker {
+    fn topics(&self) -> Arc<TopicConfigTable> {
+        broker::Broker::topics(self)
+    }
+
+    fn permission(&self) -> i32 {
+        self.options().broker_permission
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.topics_changed()
+    }
+
+    fn set_ordered(&self, topics: &mut dyn Iterator<Item = &str>) {
+        self.mark_ordered_topics(topics);
+    }
+}
+
 /// How things stand with one name server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {

@@ -142,7 +142,10 @@ impl Options {
             name.push(suffix);
             PathBuf::from(name)
         };
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = path
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."));
         disk.create_dir_all(dir)?;
         env::write_whole(disk, &named(".tmp"), self.to_properties().as_bytes())?;
         if disk.exists(path)? {

@@ -178,6 +178,10 @@ impl Drop for Session {
 }
 
 /// How a request is answered.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, nearly always the large one"
+)]
 enum Answer {
     Now(Frame),
     Write(Write),

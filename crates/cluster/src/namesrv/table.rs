@@ -180,7 +180,7 @@ impl RouteTable {
 
         // A slave that became master, or the other way round, comes with the same address and another id.
         let before = set.and_then(|set| set.members.values().find(|m| m.address == *address));
-        let version_before = before.map(|member| member.version.clone());
+        let version_before = before.map(|member| member.version);
         let filter_servers_before = before.map(|member| member.filter_servers.clone());
         let first = holder.is_none();
         let changed = first || version_before.as_ref() != Some(&registration.version);
@@ -200,7 +200,7 @@ impl RouteTable {
             Member {
                 address: address.clone(),
                 ha_address: registration.ha_address.clone(),
-                version: registration.version.clone(),
+                version: registration.version,
                 filter_servers: registration
                     .filter_servers
                     .clone()
