@@ -1,3 +1,45 @@
-//! Project automation.
+//! Project automation: `cargo xtask <task>`; the table in `main` is the list of tasks.
 
-fn main() {}
+#![expect(clippy::print_stdout, reason = "a program for people who run tasks")]
+
+mod capture;
+mod interop;
+mod java;
+mod process;
+mod recorder;
+mod server;
+
+use std::env;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  capture [STEP]...              record golden bytes from the original under fixtures/
+  interop [SUITE]... [--server apogee|VERSION]
+                                 run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
+                                 java-5.5.0-binary go mqadmin; all of them unless named
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let Some((task, rest)) = words.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let result = match task.as_str() {
+        "capture" => capture::run(rest),
+        "interop" => interop::run(rest),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {task}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -61,6 +61,7 @@ public final class Interop {
     }
 
     public static void main(String[] args) throws Exception {
+        endOnFailure();
         Set<String> only = new HashSet<>(Arrays.asList(args));
         producer = producer("main");
         check(only, "sync", Interop::sync);
@@ -90,6 +91,14 @@ public final class Interop {
         producer.shutdown();
         System.out.println(passed + " passed, " + failed + " failed");
         System.exit(failed == 0 ? 0 : 1);
+    }
+
+    /** A client's threads would keep the process alive after its main thread failed. */
+    static void endOnFailure() {
+        Thread.currentThread().setUncaughtExceptionHandler((thread, cause) -> {
+            cause.printStackTrace();
+            System.exit(1);
+        });
     }
 
     static void check(Set<String> only, String name, Body body) {
@@ -524,14 +533,18 @@ public final class Interop {
 
     /** Creates an empty topic of four queues and waits until it is routed. */
     static void create(String topic) throws Exception {
-        for (Method method : DefaultMQProducer.class.getMethods()) {
-            Class<?>[] types = method.getParameterTypes();
-            if (method.getName().equals("createTopic") && types.length == 3) {
-                method.invoke(producer, "TBW102", topic, 4);
-            } else if (method.getName().equals("createTopic") && types.length == 4 && types[3] == Map.class) {
-                method.invoke(producer, "TBW102", topic, 4, Collections.emptyMap());
+        // a broker that has just started may not be registered yet
+        eventually(topic + " is created", () -> {
+            for (Method method : DefaultMQProducer.class.getMethods()) {
+                Class<?>[] types = method.getParameterTypes();
+                if (method.getName().equals("createTopic") && types.length == 3) {
+                    method.invoke(producer, "TBW102", topic, 4);
+                } else if (method.getName().equals("createTopic") && types.length == 4 && types[3] == Map.class) {
+                    method.invoke(producer, "TBW102", topic, 4, Collections.emptyMap());
+                }
             }
-        }
+            return true;
+        });
         eventually(topic + " is routed", () -> producer.fetchPublishMessageQueues(topic).size() == 4);
     }
 

@@ -28,6 +28,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
  */
 public final class Ledger {
     public static void main(String[] args) throws Exception {
+        Interop.endOnFailure();
         switch (args[0]) {
             case "write":
                 write(args[1], args[2], Integer.parseInt(args[3]));

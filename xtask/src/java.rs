@@ -1,0 +1,90 @@
+//! The stock Java jars, and our programs on top of them.
+//!
+//! Jars come from Maven Central by `interop/java/pom.xml`, into `target/interop/<part>-<version>`; a complete folder is not
+//! fetched again. The programs of `interop/java/src` are compiled against the client of each version.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::process::{root, run, scratch};
+
+const DEPENDENCY_PLUGIN: &str =
+    "org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies";
+
+/// Which jars of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The client alone.
+    Client,
+    /// Name server, broker and `mqadmin`.
+    Server,
+}
+
+/// The folder with the jars of a release, fetched when it is not there yet.
+pub(crate) fn jars(part: Part, version: &str) -> anyhow::Result<PathBuf> {
+    let name = match part {
+        Part::Client => "client",
+        Part::Server => "server",
+    };
+    let folder = scratch().join(format!("{name}-{version}"));
+    if folder.join(".complete").exists() {
+        return Ok(folder);
+    }
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "-f"]).arg(root().join("interop/java/pom.xml"));
+    if part == Part::Server {
+        maven.arg("-Pserver");
+    }
+    maven.arg(format!("-Drocketmq={version}")).arg(DEPENDENCY_PLUGIN);
+    maven.arg("-DincludeScope=runtime").arg(format!("-DoutputDirectory={}", folder.display()));
+    run(&mut maven)?;
+    fs::write(folder.join(".complete"), "")?;
+    Ok(folder)
+}
+
+/// Compiles our programs against the client of a release and returns the class path to run them.
+pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
+    let jars = jars(Part::Client, version)?;
+    let classes = scratch().join(format!("classes-{version}"));
+    fs::create_dir_all(&classes)?;
+    let class_path = format!("{}:{}/*", classes.display(), jars.display());
+    let sources = root().join("interop/java/src");
+    // 4.2.0 has neither the lite pull consumer nor transaction listeners
+    let names: &[&str] = match version {
+        "4.2.0" => &["Interop"],
+        _ => &["Interop", "LitePull", "Ledger"],
+    };
+    let mut javac = Command::new("javac");
+    javac.args(["-nowarn", "-Xlint:none", "-d"]).arg(&classes).args(["-cp", &class_path]);
+    run(javac.args(names.iter().map(|name| sources.join(format!("{name}.java")))))?;
+    Ok(class_path)
+}
+
+/// A virtual machine with `home` as its user's home, so that logs and local offsets stay there.
+pub(crate) fn java(class_path: &str, home: &Path) -> anyhow::Result<Command> {
+    fs::create_dir_all(home.join("tmp")).context("the home of a Java process")?;
+    let mut java = Command::new("java");
+    // the old releases reach into these packages
+    for package in [
+        "java.lang",
+        "java.util",
+        "java.nio",
+        "sun.nio.ch",
+        "java.util.concurrent",
+        "jdk.internal.misc",
+        "jdk.internal.ref",
+        "sun.security.util",
+    ] {
+        java.arg(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
+    }
+    java.args(["-XX:-UsePerfData", "-XX:+IgnoreUnrecognizedVMOptions"]);
+    java.arg(format!("-Duser.home={}", home.display()));
+    java.arg(format!("-Djava.io.tmpdir={}", home.join("tmp").display()));
+    java.arg(format!("-Drocketmq.client.logRoot={}", home.display()));
+    java.arg(format!("-Drocketmq.client.localOffsetStoreDir={}", home.join("offsets").display()));
+    java.args(["-cp", class_path]).current_dir(home);
+    Ok(java)
+}
