@@ -167,7 +167,9 @@ impl Spec {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match clusters(self.ports.namesrv) {
-                Ok(text) if text.contains(&format!("127.0.0.1:{}", self.ports.broker)) => return Ok(()),
+                Ok(text) if text.contains(&format!("127.0.0.1:{}", self.ports.broker)) => {
+                    return Ok(());
+                }
                 Ok(_) => thread::sleep(Duration::from_millis(50)),
                 Err(_) => return Ok(()),
             }
