@@ -109,8 +109,9 @@ impl Ext {
     fn insert(&mut self, name: Span, value: Span) {
         let text = self.text(name);
         let bytes = text.as_bytes();
-        let ends = usize::from(*bytes.first().unwrap_or(&0)) * 31
-            + usize::from(*bytes.last().unwrap_or(&0))
+        // Distinct for names of one letter, as those of the send header are.
+        let ends = usize::from(*bytes.first().unwrap_or(&0))
+            + usize::from(*bytes.last().unwrap_or(&0)) * 8
             + bytes.len();
         let bit = 1 << (ends % 64);
         if self.names & bit != 0

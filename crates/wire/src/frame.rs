@@ -191,8 +191,12 @@ impl Frame {
 
     /// A response to this request, in its codec.
     pub fn respond(&self, code: ResponseCode) -> Frame {
-        let frame = Frame::new(code.0, Kind::Response);
-        Frame { opaque: self.opaque, codec: self.codec, ..frame }
+        Frame::response(code, self.opaque, self.codec)
+    }
+
+    /// A response to a request of which only number and codec were kept.
+    pub fn response(code: ResponseCode, opaque: i32, codec: Codec) -> Frame {
+        Frame { opaque, codec, ..Frame::new(code.0, Kind::Response) }
     }
 
     /// Adds the fields of a header struct.
@@ -374,6 +378,11 @@ fn decode_fields(lexer: &mut Lexer<'_>, ext: &mut Ext) -> Result<(), FrameError>
         return Ok(());
     }
     lexer.at += 1;
+    while ext.len() < FIELDS_MAX
+        && let Some((name, value)) = lexer.plain_member()
+    {
+        ext.insert_tokens(&name, &value);
+    }
     while let Some(name) = lexer.member()? {
         if matches!(lexer.peek(), Some(b'{' | b'[')) {
             lexer.skip(0)?;

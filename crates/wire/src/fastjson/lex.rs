@@ -45,18 +45,19 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next byte that is not white space, left in place.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
-        let bytes = self.text.as_bytes();
-        while let Some(byte) = bytes.get(self.at) {
-            if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
-                return Some(*byte);
+        loop {
+            let byte = *self.text.as_bytes().get(self.at)?;
+            if byte > b' ' || !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+                return Some(byte);
             }
             self.at += 1;
         }
-        None
     }
 
     /// Takes `byte` if it is next.
+    #[inline]
     pub(crate) fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
@@ -69,9 +70,14 @@ impl<'a> Lexer<'a> {
 
     /// Whether another element follows before `end`, which is taken if not. Commas are taken;
     /// spare ones are overlooked.
+    #[inline]
     pub(crate) fn more(&mut self, end: u8) -> Result<bool, Malformed> {
-        while self.take(b',') {}
-        match self.peek() {
+        let mut next = self.peek();
+        while next == Some(b',') {
+            self.at += 1;
+            next = self.peek();
+        }
+        match next {
             None => self.fail("the text ends inside an object or array"),
             Some(byte) if byte == end => {
                 self.at += 1;
@@ -91,7 +97,36 @@ impl<'a> Lexer<'a> {
         Ok(Some(name))
     }
 
+    /// The next member of an object, if it is written as serializers write members that are
+    /// strings: `"name":"value"` and a comma or the end of the object, without white space. Takes
+    /// nothing otherwise; what is left is for [`Lexer::member`].
+    #[inline]
+    pub(crate) fn plain_member(&mut self) -> Option<(Token, Token)> {
+        let bytes = self.text.as_bytes();
+        let rest = bytes[self.at..].strip_prefix(b"\"")?;
+        let name = self.at + 1..self.at + 1 + find(rest, b'"');
+        if bytes.get(name.end..name.end + 3)? != b"\":\"" {
+            return None;
+        }
+        let start = name.end + 3;
+        let mut end = start + find(&bytes[start..], b'"');
+        let mut escaped = false;
+        while *bytes.get(end)? == b'\\' {
+            escaped = true;
+            end += 2;
+            end += find(bytes.get(end..)?, b'"');
+        }
+        self.at = match bytes.get(end + 1)? {
+            b',' => end + 2,
+            b'}' => end + 1,
+            _ => return None,
+        };
+        let name = Token { range: name, quoted: true, escaped: false };
+        Some((name, Token { range: start..end, quoted: true, escaped }))
+    }
+
     /// A string or a bare word (number, `true`, `null`, unquoted name).
+    #[inline]
     pub(crate) fn scalar(&mut self) -> Result<Token, Malformed> {
         match self.peek() {
             Some(quote @ (b'"' | b'\'')) => self.string(quote),
@@ -100,6 +135,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    #[inline]
     fn string(&mut self, quote: u8) -> Result<Token, Malformed> {
         let bytes = self.text.as_bytes();
         let start = self.at + 1;
@@ -172,6 +208,7 @@ impl<'a> Lexer<'a> {
 }
 
 /// Index of the first `quote` or backslash, or the length. Looks at eight bytes at a time.
+#[inline]
 fn find(bytes: &[u8], quote: u8) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
@@ -194,6 +231,7 @@ fn find(bytes: &[u8], quote: u8) -> usize {
 /// Appends `text` to `out` with its escapes resolved; the result is never longer. What is no
 /// escape stays as it is, half a surrogate pair becomes U+FFFD.
 pub(crate) fn unescape(text: &str, out: &mut String) {
+    out.reserve(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
         out.push_str(&rest[..at]);
