@@ -72,6 +72,10 @@ impl Broker {
         put("remainHowManyDataToFlush", bytes_text(unsynced));
         put("commitLogMinOffset", status.log_min.to_string());
         put("commitLogMaxOffset", status.appended.to_string());
+        let first = inner.store.try_record_at(status.log_min).ok().flatten();
+        let first = first.as_deref().and_then(|bytes| Record::decode(bytes, CheckCrc::No).ok());
+        let earliest = first.map_or(-1, |record| record.numbers.stored_at);
+        put("earliestMessageTimeStamp", earliest.to_string());
         put("commitLogDiskRatio", status.log_disk_used_ratio.to_string());
         put("consumeQueueDiskRatio", status.log_disk_used_ratio.to_string());
         if let Ok(space) = inner.env.disk.space(&options.config_dir) {

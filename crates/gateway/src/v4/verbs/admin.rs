@@ -1,0 +1,59 @@
+//! The broker itself: its configuration and how it is doing.
+//!
+//! Java: `AdminBrokerProcessor#getBrokerConfig`, `#updateBrokerConfig`, `#getBrokerRuntimeInfo`.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use broker::Broker;
+use wire::{
+    body::{DataVersion, KvTable},
+    code::RequestCode,
+    fastjson,
+    frame::Frame,
+    header::group::GetBrokerConfigResponse,
+};
+
+use crate::v4::{
+    errors::Refusal,
+    session::{Answer, success},
+};
+
+use super::with_json;
+
+/// GET_BROKER_CONFIG: the properties text of what is in force.
+pub(crate) fn config(broker: &Broker, request: &Frame) -> Answer {
+    let mut text = String::new();
+    for (key, value) in broker.config() {
+        writeln!(text, "{key}={value}").expect("a string takes what is written");
+    }
+    // Nobody compares versions of a configuration, but Java's clients want to find one.
+    let version = fastjson::encode(&DataVersion::default());
+    let header = GetBrokerConfigResponse { version: &String::from_utf8_lossy(&version) };
+    Ok(success(request).with_header(&header).with_body(text))
+}
+
+/// UPDATE_BROKER_CONFIG: all of the given changes, or none.
+pub(crate) fn update_config(broker: &Broker, request: &Frame) -> Answer {
+    let body = request.body_bytes();
+    let text = std::str::from_utf8(&body)
+        .map_err(|error| Refusal::body(RequestCode::UPDATE_BROKER_CONFIG, error))?;
+    broker.update_config(&parse_properties(text))?;
+    Ok(success(request))
+}
+
+/// GET_BROKER_RUNTIME_INFO.
+pub(crate) fn runtime_info(broker: &Broker, request: &Frame) -> Answer {
+    Ok(with_json(success(request), &KvTable { table: broker.runtime_info() }))
+}
+
+/// Reads `key=value` lines; blank lines and comments are passed over. Clients send no continued lines and no escapes.
+fn parse_properties(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', '!']))
+        .map(|line| {
+            let (key, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
+            (key.trim().to_owned(), value.trim().to_owned())
+        })
+        .collect()
+}

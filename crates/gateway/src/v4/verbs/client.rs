@@ -1,0 +1,76 @@
+//! Clients: heartbeats, goodbyes, who is in a group; and what the broker tells them unasked.
+//!
+//! Java: `ClientManageProcessor`, `ConsumerManageProcessor#getConsumerListByGroup`, `Broker2Client`.
+
+use broker::{
+    Broker, Session,
+    api::{Caller, ClientCommand},
+};
+use wire::{
+    body::{
+        ConsumerIdList,
+        client::{CheckClient, HeartbeatData},
+    },
+    code::RequestCode,
+    frame::Frame,
+    header::client::{OneConsumerGroup, OneProducerGroup, UnregisterClient},
+};
+
+use crate::v4::session::{Answer, success};
+
+use super::{read_body, to_strings, with_json};
+
+/// HEART_BEAT, V1 and V2.
+pub(crate) fn heartbeat(session: &Session, caller: &Caller, request: &Frame) -> Answer {
+    let data: HeartbeatData = read_body(request)?;
+    let answer = session.heartbeat(caller, data)?;
+    let mut response = success(request);
+    response.ext.put("IS_SUPPORT_HEART_BEAT_V2", "true");
+    response.ext.put("IS_SUB_CHANGE", if answer.subscription_changed { "true" } else { "false" });
+    Ok(response)
+}
+
+/// UNREGISTER_CLIENT.
+pub(crate) fn unregister(session: &Session, request: &Frame) -> Answer {
+    let asked: UnregisterClient<'_> = request.header()?;
+    session.unregister(asked.producer_group, asked.consumer_group);
+    Ok(success(request))
+}
+
+/// CHECK_CLIENT_CONFIG: refuses a subscription that could not be served; without a body there is nothing to check.
+pub(crate) fn check(broker: &Broker, request: &Frame) -> Answer {
+    if request.body_len() > 0 {
+        let asked: CheckClient = read_body(request)?;
+        broker.check_subscription(&asked.subscription_data)?;
+    }
+    Ok(success(request))
+}
+
+/// GET_CONSUMER_LIST_BY_GROUP.
+pub(crate) fn consumer_ids(broker: &Broker, request: &Frame) -> Answer {
+    let asked: OneConsumerGroup<'_> = request.header()?;
+    let consumer_id_list = to_strings(broker.consumer_ids(asked.consumer_group)?);
+    Ok(with_json(success(request), &ConsumerIdList { consumer_id_list }))
+}
+
+/// GET_CONSUMER_CONNECTION_LIST.
+pub(crate) fn consumer_connection(broker: &Broker, request: &Frame) -> Answer {
+    let asked: OneConsumerGroup<'_> = request.header()?;
+    Ok(with_json(success(request), &broker.consumer_connection(asked.consumer_group)?))
+}
+
+/// GET_PRODUCER_CONNECTION_LIST.
+pub(crate) fn producer_connection(broker: &Broker, request: &Frame) -> Answer {
+    let asked: OneProducerGroup<'_> = request.header()?;
+    Ok(with_json(success(request), &broker.producer_connection(asked.producer_group)?))
+}
+
+/// Makes the frame that tells a client something; it wants no answer.
+pub(crate) fn command(command: ClientCommand) -> Frame {
+    match command {
+        ClientCommand::ConsumersChanged { group } => Frame::oneway(
+            RequestCode::NOTIFY_CONSUMER_IDS_CHANGED,
+            &OneConsumerGroup { consumer_group: &group },
+        ),
+    }
+}

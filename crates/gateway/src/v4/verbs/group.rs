@@ -1,0 +1,75 @@
+//! Subscription groups: create, delete, show, and how far they have come.
+//!
+//! Java: `AdminBrokerProcessor`.
+
+use broker::Broker;
+use bytestring::ByteString;
+use wire::{
+    body::{
+        TopicList,
+        group::{SubscriptionGroupConfig, SubscriptionGroupList},
+    },
+    frame::Frame,
+    header::group::{DeleteGroup, GetAllGroupsResponse, GetConsumeStats, OneGroup},
+};
+
+use crate::v4::session::{Answer, success};
+
+use super::{read_body, to_strings, with_json};
+
+/// UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.
+pub(crate) fn create(broker: &Broker, request: &Frame) -> Answer {
+    let group: SubscriptionGroupConfig = read_body(request)?;
+    broker.create_groups(vec![group])?;
+    Ok(success(request))
+}
+
+/// UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST.
+pub(crate) fn create_list(broker: &Broker, request: &Frame) -> Answer {
+    let asked: SubscriptionGroupList = read_body(request)?;
+    broker.create_groups(asked.group_config_list)?;
+    Ok(success(request))
+}
+
+/// DELETE_SUBSCRIPTIONGROUP.
+pub(crate) fn delete(broker: &Broker, request: &Frame) -> Answer {
+    let asked: DeleteGroup<'_> = request.header()?;
+    broker.delete_group(asked.group_name, asked.clean_offset);
+    Ok(success(request))
+}
+
+/// GET_SUBSCRIPTIONGROUP_CONFIG.
+pub(crate) fn get(broker: &Broker, request: &Frame) -> Answer {
+    let asked: OneGroup<'_> = request.header()?;
+    Ok(with_json(success(request), &*broker.group(asked.group)?))
+}
+
+/// GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
+pub(crate) fn all(broker: &Broker, request: &Frame) -> Answer {
+    let groups = broker.groups();
+    let header = GetAllGroupsResponse {
+        total_group_num: i32::try_from(groups.subscription_group_table.len()).ok(),
+    };
+    Ok(with_json(success(request).with_header(&header), &*groups))
+}
+
+/// QUERY_TOPICS_BY_CONSUMER.
+pub(crate) fn topics(broker: &Broker, request: &Frame) -> Answer {
+    let asked: OneGroup<'_> = request.header()?;
+    let list = TopicList {
+        topic_list: to_strings(broker.topics_of_group(asked.group)),
+        broker_addr: Some(broker.options().store_host.to_string()),
+    };
+    Ok(with_json(success(request), &list))
+}
+
+/// GET_CONSUME_STATS: of one topic, of a list separated by `;`, or of all that the group has consumed.
+pub(crate) async fn consume_stats(broker: &Broker, request: &Frame) -> Answer {
+    let asked: GetConsumeStats<'_> = request.header()?;
+    let listed = asked.topic_list.unwrap_or_default().split(';').filter(|topic| !topic.is_empty());
+    let mut topics: Vec<ByteString> = listed.map(ByteString::from).collect();
+    if topics.is_empty() {
+        topics.extend(asked.topic.filter(|topic| !topic.trim().is_empty()).map(ByteString::from));
+    }
+    Ok(with_json(success(request), &broker.consume_stats(asked.consumer_group, &topics).await))
+}

@@ -1,0 +1,6 @@
+//! The 4.x door over real sockets: every verb once as it should be, and once as it should not.
+
+mod admin;
+mod consuming;
+mod sending;
+mod support;
