@@ -41,7 +41,10 @@ impl Refusal {
     pub(crate) fn unsupported(code: RequestCode) -> Refusal {
         Refusal::new(
             ResponseCode::REQUEST_CODE_NOT_SUPPORTED,
-            format!(" request type {} not supported ({})", code.0, code),
+            match code.name() {
+                Some(name) => format!(" request type {} not supported ({name})", code.0),
+                None => format!(" request type {} not supported", code.0),
+            },
         )
     }
 }

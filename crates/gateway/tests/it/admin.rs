@@ -138,17 +138,14 @@ async fn groups_are_created_shown_and_deleted() {
     assert!(all.subscription_group_table.contains_key("listed"));
 
     world.send("T", 0, "one").await;
-    let commit = [
-        ("consumerGroup", "made"),
-        ("topic", "T"),
-        ("queueId", "0"),
-        ("commitOffset", "1"),
-    ];
+    let commit =
+        [("consumerGroup", "made"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "1")];
     world.done(request(RequestCode::UPDATE_CONSUMER_OFFSET, &commit)).await;
     let who = world.done(of_topic(RequestCode::QUERY_TOPIC_CONSUME_BY_WHO, "T")).await;
     let who: GroupList = fastjson::decode(&who.body_bytes()).unwrap();
     assert_eq!(who.group_list, ["made"]);
-    let what = world.done(request(RequestCode::QUERY_TOPICS_BY_CONSUMER, &[("group", "made")])).await;
+    let what =
+        world.done(request(RequestCode::QUERY_TOPICS_BY_CONSUMER, &[("group", "made")])).await;
     let what: TopicList = fastjson::decode(&what.body_bytes()).unwrap();
     assert_eq!(what.topic_list, ["T"]);
 
@@ -214,9 +211,8 @@ async fn the_broker_tells_how_it_is_doing_and_what_it_is_set_to() {
     }
 
     let config = || request(RequestCode::GET_BROKER_CONFIG, &[]);
-    let update = |text: &'static str| {
-        request(RequestCode::UPDATE_BROKER_CONFIG, &[]).with_body(text)
-    };
+    let update =
+        |text: &'static str| request(RequestCode::UPDATE_BROKER_CONFIG, &[]).with_body(text);
     world.done(update("autoCreateTopicEnable=false\n# a comment\n")).await;
     let shown = world.done(config()).await;
     let text = String::from_utf8(shown.body_bytes().to_vec()).unwrap();

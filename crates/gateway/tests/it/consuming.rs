@@ -140,11 +140,7 @@ async fn a_refused_pull_says_why() {
                 ResponseCode::SUBSCRIPTION_NOT_LATEST,
                 "not latest",
             ),
-            (
-                but(pull("T", 0, 0), "expressionType", "SQL92"),
-                ResponseCode::SYSTEM_ERROR,
-                "SQL92",
-            ),
+            (but(pull("T", 0, 0), "expressionType", "SQL92"), ResponseCode::SYSTEM_ERROR, "SQL92"),
             (but(pull("T", 0, 0), "queueOffset", "x"), ResponseCode::SYSTEM_ERROR, "<queueOffset>"),
         ])
         .await;
@@ -181,9 +177,8 @@ async fn offsets_are_committed_and_found_again() {
         assert_eq!(found, expected.unwrap_or(found), "{code}");
         assert!(found >= 0);
     }
-    let search = |time| {
-        but(request(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, &queue), "timestamp", time)
-    };
+    let search =
+        |time| but(request(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, &queue), "timestamp", time);
     assert_eq!(field(&world.done(search("0")).await, "offset"), 0);
     assert_eq!(field(&world.done(search("99999999999999")).await, "offset"), 2);
     let upper = but(search("99999999999999"), "boundaryType", "UPPER");
@@ -198,11 +193,7 @@ async fn offsets_are_committed_and_found_again() {
 
     world
         .refuses(vec![
-            (
-                but(query(), "topic", "Nowhere"),
-                ResponseCode::QUERY_NOT_FOUND,
-                "boot first",
-            ),
+            (but(query(), "topic", "Nowhere"), ResponseCode::QUERY_NOT_FOUND, "boot first"),
             (
                 but(but(query(), "queueId", "1"), "setZeroIfNotFound", "false"),
                 ResponseCode::QUERY_NOT_FOUND,
@@ -218,11 +209,7 @@ async fn offsets_are_committed_and_found_again() {
                 ResponseCode::INVALID_PARAMETER,
                 "Offset is null",
             ),
-            (
-                but(search("0"), "timestamp", "noon"),
-                ResponseCode::SYSTEM_ERROR,
-                "<timestamp>",
-            ),
+            (but(search("0"), "timestamp", "noon"), ResponseCode::SYSTEM_ERROR, "<timestamp>"),
             (
                 but(request(RequestCode::GET_MAX_OFFSET, &queue), "queueId", "x"),
                 ResponseCode::SYSTEM_ERROR,
@@ -239,9 +226,8 @@ async fn members_of_a_group_hear_of_each_other_until_they_go() {
     let (first, mut told) = world.another().await;
     let answer = done(&first, heartbeat("first", "T", "*")).await;
     assert_eq!(answer.ext.get("IS_SUPPORT_HEART_BEAT_V2"), Some("true"));
-    let list = || {
-        request(RequestCode::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", "consumers")])
-    };
+    let list =
+        || request(RequestCode::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", "consumers")]);
     let ids = |frame: Frame| {
         let mut ids =
             fastjson::decode::<ConsumerIdList>(&frame.body_bytes()).unwrap().consumer_id_list;
@@ -326,8 +312,7 @@ async fn a_subscription_that_cannot_be_served_is_refused_before_it_is_used() {
 async fn a_queue_is_locked_for_one_client_at_a_time() {
     let world = World::new().await;
     let queues = |code, client: &str| {
-        let queue =
-            MessageQueue { topic: "T".into(), broker_name: "broker-a".into(), queue_id: 0 };
+        let queue = MessageQueue { topic: "T".into(), broker_name: "broker-a".into(), queue_id: 0 };
         let asked = LockBatch {
             consumer_group: "consumers".into(),
             client_id: client.into(),

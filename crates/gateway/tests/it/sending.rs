@@ -104,11 +104,7 @@ async fn a_refused_send_says_why() {
                 ResponseCode::MESSAGE_ILLEGAL,
                 "32",
             ),
-            (
-                send("T", 0, &"x".repeat((4 << 20) + 1)),
-                ResponseCode::MESSAGE_ILLEGAL,
-                "4194304",
-            ),
+            (send("T", 0, &"x".repeat((4 << 20) + 1)), ResponseCode::MESSAGE_ILLEGAL, "4194304"),
             (retried, ResponseCode::INVALID_PARAMETER, ""),
             (but(send("T", 0, "x"), "e", "first"), ResponseCode::SYSTEM_ERROR, "<e>"),
             (torn, ResponseCode::MESSAGE_ILLEGAL, ""),
@@ -143,8 +139,7 @@ async fn under_sync_flush_a_send_is_answered_when_it_is_on_the_device() {
     .await;
     let waits = send("T", 0, "waits");
     let hurries = send_with("T", 0, "hurries", "UNIQ_KEY\u{1}H\u{2}WAIT\u{1}false\u{2}");
-    let responses =
-        join_all([waits, hurries].map(|request| ask(&world.client, request))).await;
+    let responses = join_all([waits, hurries].map(|request| ask(&world.client, request))).await;
     for response in responses {
         assert_eq!(response.response_code(), ResponseCode::SUCCESS);
         assert!(response.ext.get("msgId").is_some());

@@ -79,15 +79,23 @@ impl World {
         change(&mut store_options, &mut broker_options);
         let (store, _) = Store::open(store_options, env.clone()).expect("the store opens");
         let workers = store.start().expect("threads start");
-        let broker =
-            Broker::open(broker_options, store, env.clone()).expect("the broker opens");
+        let broker = Broker::open(broker_options, store, env.clone()).expect("the broker opens");
+        tokio::spawn(broker.clone().run());
         let door = V4::new(broker.clone(), env.clock.clone());
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let listeners = Listeners::bind(&[loopback]).expect("a port is free");
         let address = listeners.addresses()[0];
         let server = listeners.serve(Arc::new(door), Limits::default(), env.clock.clone());
         let client = connect(address, &env, Silent).await;
-        World { client, broker, address, env, _server: server, _workers: workers, _scratch: scratch }
+        World {
+            client,
+            broker,
+            address,
+            env,
+            _server: server,
+            _workers: workers,
+            _scratch: scratch,
+        }
     }
 
     /// Connects once more; what the broker pushes comes out of the receiver.

@@ -9,7 +9,10 @@ use broker::{
 use wire::{
     code::ResponseCode,
     frame::Frame,
-    header::offset::{self as header, GetMaxOffset, OffsetResponse, OneQueue, QueryConsumerOffset, SearchOffset, TimestampResponse, UpdateConsumerOffset},
+    header::offset::{
+        self as header, GetMaxOffset, OffsetResponse, OneQueue, QueryConsumerOffset, SearchOffset,
+        TimestampResponse, UpdateConsumerOffset,
+    },
 };
 
 use crate::v4::{

@@ -3,7 +3,10 @@
 //! Java: `QueryMessageProcessor`.
 
 use broker::Broker;
-use wire::{frame::Frame, header::send::{QueryMessage, QueryMessageResponse, ViewMessage}};
+use wire::{
+    frame::Frame,
+    header::send::{QueryMessage, QueryMessageResponse, ViewMessage},
+};
 
 use crate::v4::session::{Answer, success};
 
@@ -29,12 +32,16 @@ pub(crate) async fn by_key(broker: &Broker, request: &Frame) -> Answer {
         usize::try_from(asked.max_num).unwrap_or(0).min(QUERY_MAX)
     };
     let found = broker
-        .messages_with_key(asked.topic, asked.key, count_max, asked.begin_timestamp, asked.end_timestamp)
+        .messages_with_key(
+            asked.topic,
+            asked.key,
+            count_max,
+            asked.begin_timestamp,
+            asked.end_timestamp,
+        )
         .await?;
-    let header = QueryMessageResponse {
-        index_last_update_timestamp: 0,
-        index_last_update_phyoffset: 0,
-    };
+    let header =
+        QueryMessageResponse { index_last_update_timestamp: 0, index_last_update_phyoffset: 0 };
     let mut response = success(request).with_header(&header);
     response.body.extend(found);
     Ok(response)

@@ -8,9 +8,7 @@
 
 use std::time::Duration;
 
-use broker::api::{
-    Needs, Payload, Publish, PublishError, PublishRun, Receipt, SendBack, Ticket,
-};
+use broker::api::{Needs, Payload, Publish, PublishError, PublishRun, Receipt, SendBack, Ticket};
 use remoting::{Answers, Replies};
 use smallvec::SmallVec;
 use wire::{
