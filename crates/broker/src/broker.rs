@@ -294,7 +294,11 @@ impl Broker {
         if queue.min_offset() > 0 || queue.max_offset() == 0 {
             return Err(OffsetError::NotFound);
         }
-        let first = blocking(move || queue.entry(0)).await;
+        let mut entries = Vec::with_capacity(1);
+        let first = match queue.try_read(0, 1, &mut entries) {
+            Ok(true) => Ok(entries.pop()),
+            Ok(false) | Err(_) => blocking(move || queue.entry(0)).await,
+        };
         let log = inner.store.log_range();
         let near_bytes = inner.options.read().near_bytes();
         match first {

@@ -235,13 +235,14 @@ impl Clients {
         *self.count() -= expired;
     }
 
+    /// Puts a client into a consumer group, or renews its stay; says whether the group subscribes to anything.
     fn join_consumers(
         &self,
         joining: &Joining<'_>,
         data: ConsumerData,
         heartbeat: Heartbeat,
         is_notified: bool,
-    ) -> Result<(), TableFull> {
+    ) -> Result<bool, TableFull> {
         let Joining { channel, cx, client_id, now, options } = *joining;
         loop {
             let group = self.group(&data.group_name).unwrap_or_else(|| {
@@ -281,7 +282,7 @@ impl Clients {
                 state.subscribe(data.subscription_data_set, options.subscriptions_max);
             }
             state.notify(now, &data.group_name, is_notified);
-            return Ok(());
+            return Ok(!state.subscriptions.is_empty());
         }
     }
 
@@ -525,10 +526,13 @@ impl Session {
             }
             let is_known = inner.clients.is_online(&group);
             let is_notified = self.is_notified(&options, config.notify_consumer_ids_changed_enable);
-            inner.clients.join_consumers(&joining, consumer, heartbeat, is_notified)?;
+            let is_subscribed =
+                inner.clients.join_consumers(&joining, consumer, heartbeat, is_notified)?;
             self.groups().consumer.insert(group.clone());
             let differs = inner.clients.note_fingerprint(&group, data.heartbeat_fingerprint);
-            subscription_changed |= is_known && differs;
+            // A fingerprint of what this broker has never seen, or has forgotten, says nothing.
+            let is_missing = heartbeat == Heartbeat::WithoutSubscriptions && !is_subscribed;
+            subscription_changed |= (is_known && differs) || is_missing;
         }
         for producer in data.producer_data_set {
             let group = ByteString::from(producer.group_name.as_str());

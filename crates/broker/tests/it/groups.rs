@@ -1,0 +1,247 @@
+//! Clients, groups and offsets.
+
+use std::time::Duration;
+
+use broker::{Session, api::*};
+use wire::body::client::{
+    ConsumeType, ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData,
+};
+
+use crate::world::{Client, World, caller, from, now, tagged, to};
+
+fn subscription(topic: &str, tags: &str, version: i64) -> SubscriptionData {
+    SubscriptionData {
+        topic: topic.into(),
+        sub_string: tags.into(),
+        code_set: tags.split("||").map(|tag| wire::hash::java_string_hash(tag.trim())).collect(),
+        sub_version: version,
+        expression_type: "TAG".into(),
+        ..SubscriptionData::default()
+    }
+}
+
+fn heartbeat(client: &str, subscriptions: Vec<SubscriptionData>) -> HeartbeatData {
+    HeartbeatData {
+        client_id: client.into(),
+        consumer_data_set: vec![ConsumerData {
+            group_name: "g".into(),
+            consume_type: ConsumeType::ConsumePassively,
+            message_model: MessageModel::Clustering,
+            subscription_data_set: subscriptions,
+            ..ConsumerData::default()
+        }],
+        producer_data_set: vec![ProducerData { group_name: "p".into() }],
+        ..HeartbeatData::default()
+    }
+}
+
+fn beat(session: &Session, client: &str) -> HeartbeatAnswer {
+    session.heartbeat(&caller(), heartbeat(client, vec![subscription("t", "*", 1)])).unwrap()
+}
+
+#[test]
+fn a_heartbeat_brings_group_retry_topic_and_subscription() {
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    assert!(beat(&session, "c1").subscription_changed);
+    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+    assert_eq!(world.broker.topic("%RETRY%g").unwrap().read_queue_nums, 1);
+    assert_eq!(world.broker.group("g").unwrap().retry_max_times, 16);
+    let seen = world.broker.consumer_connection("g").unwrap();
+    assert_eq!(seen.connection_set[0].client_id, "c1");
+    assert_eq!(seen.connection_set[0].language, "JAVA");
+    assert!(seen.subscription_table.contains_key("t"));
+    assert_eq!(world.broker.producer_connection("p").unwrap().connection_set.len(), 1);
+    assert_eq!(world.broker.groups_of_topic("t"), ["g"]);
+}
+
+#[test]
+fn members_are_told_when_others_come_and_go_but_not_each_time_in_a_storm() {
+    let world = World::new();
+    let (first, second) = (Client::new(1), Client::new(2));
+    let session = world.broker.connect(first.clone());
+    beat(&session, "c1");
+    assert_eq!(first.times_told(), 1);
+    let others: Vec<Session> = (10..30)
+        .map(|id| {
+            let other = world.broker.connect(Client::new(id));
+            beat(&other, &format!("c{id}"));
+            other
+        })
+        .collect();
+    assert_eq!(first.times_told(), 1, "held back");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(first.times_told(), 2);
+    drop(others);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(first.times_told(), 3);
+    let newcomer = world.broker.connect(second.clone());
+    world.pass(Duration::from_secs(1));
+    beat(&newcomer, "c2");
+    newcomer.unregister(Some("p"), Some("g"));
+    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+}
+
+#[test]
+fn a_session_that_ends_leaves_no_trace() {
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    beat(&session, "c1");
+    drop(session);
+    assert_eq!(world.broker.consumer_ids("g"), Err(ClientsError::NoConsumer("g".into())));
+    assert!(world.broker.consumer_connection("g").is_err());
+    assert!(world.broker.producer_connection("p").is_err());
+}
+
+#[test]
+fn a_client_that_falls_silent_is_taken_out() {
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    beat(&session, "c1");
+    world.pass(Duration::from_secs(119));
+    assert!(world.broker.consumer_ids("g").is_ok());
+    world.pass(Duration::from_secs(2));
+    assert!(world.broker.consumer_ids("g").is_err());
+    beat(&session, "c1");
+    assert!(world.broker.consumer_ids("g").is_ok());
+}
+
+#[test]
+fn a_fingerprint_stands_for_the_subscriptions() {
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    let full = HeartbeatData {
+        heartbeat_fingerprint: 5,
+        ..heartbeat("c1", vec![subscription("t", "a", 1)])
+    };
+    session.heartbeat(&caller(), full).unwrap();
+    let short = |fingerprint| HeartbeatData {
+        heartbeat_fingerprint: fingerprint,
+        without_sub: true,
+        ..heartbeat("c1", vec![])
+    };
+    let answer = session.heartbeat(&caller(), short(5)).unwrap();
+    assert!(!answer.subscription_changed);
+    assert!(world.broker.consumer_connection("g").unwrap().subscription_table.contains_key("t"));
+    assert!(session.heartbeat(&caller(), short(6)).unwrap().subscription_changed);
+    // After a restart the broker knows nothing: it must ask.
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    assert!(session.heartbeat(&caller(), short(5)).unwrap().subscription_changed);
+}
+
+#[test]
+fn a_pull_may_use_the_groups_subscription_when_it_is_new_enough() {
+    let world = World::new();
+    for tag in ["a", "b"] {
+        world.send(tagged("t", tag)).unwrap();
+    }
+    let session = world.broker.connect(Client::new(1));
+    let data = heartbeat("c1", vec![subscription("t", "b", 7)]);
+    session.heartbeat(&caller(), data).unwrap();
+    let pull = |version| Pull {
+        filter: Filter::Registered,
+        subscription_version: version,
+        ..from("t", 0)
+    };
+    assert_eq!(world.pull(pull(7)).unwrap().count, 1);
+    assert_eq!(world.pull(pull(8)).unwrap_err(), PullError::SubscriptionNotLatest);
+    let other = Pull { topic: "%RETRY%g".into(), ..pull(7) };
+    assert_eq!(world.pull(other).unwrap_err(), PullError::NotSubscribed);
+    world.broker.forbid("g", "t", true);
+    assert_eq!(world.pull(pull(7)).unwrap_err().forbidden_type(), Some(5));
+    world.broker.forbid("g", "t", false);
+    assert!(world.pull(pull(7)).is_ok());
+}
+
+#[test]
+fn clients_are_bounded() {
+    let world = World::with(|options| options.clients_max = 2);
+    let sessions: Vec<_> = [1, 2].map(|id| world.broker.connect(Client::new(id))).into();
+    beat(&sessions[0], "c1");
+    let data = heartbeat("c2", vec![]);
+    assert!(matches!(sessions[1].heartbeat(&caller(), data), Err(HeartbeatError::Full(_))));
+    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+    drop(sessions);
+    let session = world.broker.connect(Client::new(3));
+    beat(&session, "c3");
+}
+
+#[test]
+fn a_new_group_begins_at_the_first_message_of_a_young_topic_only() {
+    let world = World::new();
+    world.send_many("t", 3, 1);
+    let query =
+        |group: &str, if_unknown| now(world.broker.consumer_offset(group, "t", 0, if_unknown));
+    assert_eq!(query("g", IfUnknown::First), Ok(0));
+    assert_eq!(query("g", IfUnknown::NotFound), Err(OffsetError::NotFoundNoZero));
+    assert_eq!(
+        now(world.broker.consumer_offset("g", "t", 1, IfUnknown::First)),
+        Err(OffsetError::NotFound),
+        "an empty queue has no first message"
+    );
+    let world = World::with(|options| options.memory_bytes = 100);
+    world.send_many("t", 3, 1_000);
+    let far = now(world.broker.consumer_offset("g", "t", 0, IfUnknown::First));
+    assert_eq!(far, Err(OffsetError::NotFound), "its first message is no longer near");
+}
+
+#[test]
+fn offsets_are_written_every_five_seconds_and_at_the_stop() {
+    let world = World::new();
+    world.send_many("t", 3, 1);
+    world.pull(from("t", 0)).unwrap();
+    world.broker.commit_offset("g", "t", 0, 1).unwrap();
+    world.pass(Duration::from_secs(5));
+    assert!(world.file("consumerOffset.json").contains("\"t@g\":{\n\t\t\t0:1\n\t\t}"));
+    world.broker.commit_offset("g", "t", 0, 2).unwrap();
+    let world = world.restart();
+    assert_eq!(now(world.broker.consumer_offset("g", "t", 0, IfUnknown::NotFound)), Ok(2));
+    assert_eq!(
+        world.broker.commit_offset("none", "t", 0, 2),
+        Err(CommitError::UnknownGroup("none".into()))
+    );
+    assert_eq!(
+        world.broker.commit_offset("g", "none", 0, 2),
+        Err(CommitError::UnknownTopic("none".into()))
+    );
+}
+
+#[test]
+fn offsets_are_found_by_store_time() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for _ in 0..3 {
+        world.send(to("t")).unwrap();
+        world.clock.advance(Duration::from_secs(10));
+    }
+    let at = |seconds: i64, boundary| {
+        let time = crate::world::START + seconds * 1_000;
+        runtime.block_on(world.broker.offset_at("t", 0, time, boundary)).unwrap()
+    };
+    assert_eq!(
+        [
+            at(-1, broker::Boundary::Lower),
+            at(10, broker::Boundary::Lower),
+            at(99, broker::Boundary::Lower)
+        ],
+        [0, 1, 3]
+    );
+    assert_eq!([at(10, broker::Boundary::Upper), at(99, broker::Boundary::Upper)], [1, 2]);
+    let earliest = runtime.block_on(world.broker.earliest_store_time("t", 0));
+    assert_eq!(earliest, crate::world::START);
+    assert_eq!(runtime.block_on(world.broker.earliest_store_time("t", 1)), -1);
+}
+
+#[test]
+fn queue_locks_are_leases() {
+    let world = World::new();
+    let queue =
+        |id| wire::body::MessageQueue { topic: "t".into(), broker_name: "b".into(), queue_id: id };
+    assert_eq!(world.broker.lock_queues("g", "c1", vec![queue(0), queue(1)]).len(), 2);
+    assert_eq!(world.broker.lock_queues("g", "c2", vec![queue(1), queue(2)]), [queue(2)]);
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(world.broker.lock_queues("g", "c2", vec![queue(1)]), [queue(1)]);
+    world.broker.unlock_queues("g", "c2", &[queue(1)]);
+    assert_eq!(world.broker.lock_queues("g", "c3", vec![queue(1)]), [queue(1)]);
+}

@@ -1,0 +1,8 @@
+//! The rules from outside: what a door sees of a broker on a simulated disk and clock.
+
+mod delay;
+mod groups;
+mod publish;
+mod pull;
+mod topics;
+mod world;

@@ -1,0 +1,154 @@
+//! Administration: topics, figures, configuration, single messages.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use broker::api::*;
+use wire::body::topic::TopicConfig;
+
+use crate::world::{World, from, now, to};
+
+fn topic(name: &str, queues: i32, attributes: &[(&str, &str)]) -> TopicConfig {
+    TopicConfig {
+        topic_name: name.into(),
+        read_queue_nums: queues,
+        write_queue_nums: queues,
+        attributes: attributes
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+        ..TopicConfig::default()
+    }
+}
+
+#[test]
+fn topics_are_created_changed_and_deleted() {
+    let world = World::new();
+    let mut changes = world.broker.topics_changed();
+    world.broker.create_topics(vec![topic("t", 2, &[("+message.type", "FIFO")])]).unwrap();
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    let counter = world.broker.topics().data_version.counter;
+    world.broker.create_topics(vec![topic("t", 2, &[])]).unwrap();
+    assert_eq!(world.broker.topics().data_version.counter, counter, "nothing has changed");
+    world.broker.create_topics(vec![topic("t", 4, &[("-message.type", "")])]).unwrap();
+    let changed = world.broker.topic("t").unwrap();
+    assert_eq!((changed.read_queue_nums, changed.attributes.len()), (4, 0));
+    world.send(to("t")).unwrap();
+    world.pull(Pull { commit: Some(1), ..from("t", 0) }).unwrap();
+    world.broker.delete_topic("t").unwrap();
+    assert!(matches!(world.broker.topic("t"), Err(TopicError::Unknown(_))));
+    assert!(world.broker.topics_of_group("g").is_empty());
+    world.send(to("t")).unwrap();
+    assert_eq!(world.broker.max_offset("t", 0), 1, "the new topic begins anew");
+}
+
+#[test]
+fn what_a_topic_may_not_be_is_refused() {
+    let world = World::new();
+    let refused = |config: TopicConfig| {
+        world.broker.create_topics(vec![topic("fine", 1, &[]), config]).unwrap_err().to_string()
+    };
+    for (config, expected) in [
+        (topic("a b", 1, &[]), "illegal characters"),
+        (topic("TBW102", 1, &[]), "conflict with system topic"),
+        (topic("DefaultCluster", 1, &[]), "conflict with system topic"),
+        (topic("b", 1, &[]), "conflict with system topic"),
+        (topic("t", -1, &[]), "allowed are 0 to"),
+        (topic("t", i32::MAX, &[]), "allowed are 0 to"),
+        (TopicConfig { perm: 9, ..topic("t", 1, &[]) }, "allowed are 0 to 7"),
+        (topic("t", 1, &[("+x", "1")]), "unsupported key: x"),
+        (topic("t", 1, &[("-message.type", "")]), "only add attribute"),
+        (topic("t", 1, &[("+message.type", "none")]), "message.type"),
+    ] {
+        let refusal = refused(config);
+        assert!(refusal.contains(expected), "`{refusal}` says `{expected}`");
+        assert!(world.broker.topic("fine").is_err(), "all or none");
+    }
+    assert!(matches!(world.broker.delete_topic("TBW102"), Err(TopicError::System(_))));
+    world.broker.delete_topic("none").unwrap();
+}
+
+#[test]
+fn the_system_topics_exist_and_bear_the_names_of_cluster_and_broker() {
+    let world = World::new();
+    let system = world.broker.system_topics();
+    for name in
+        ["DefaultCluster", "b", "TBW102", "SCHEDULE_TOPIC_XXXX", "DefaultCluster_REPLY_TOPIC"]
+    {
+        assert!(system.iter().any(|topic| **topic == *name), "{name}");
+    }
+    assert_eq!(world.broker.topic("TBW102").unwrap().perm, 7);
+    assert_eq!(world.broker.topic("SCHEDULE_TOPIC_XXXX").unwrap().write_queue_nums, 18);
+}
+
+#[test]
+fn a_table_of_the_original_is_taken_over_with_what_is_not_known_of_it() {
+    let world = World::new();
+    world.broker.create_topics(vec![topic("t", 2, &[])]).unwrap();
+    let text = world.file("topics.json");
+    assert!(text.starts_with("{\n\t\"dataVersion\":{\n\t\t\"counter\":"), "{text}");
+    let world = world.restart();
+    assert_eq!(world.file("topics.json"), text, "a start without changes writes nothing");
+}
+
+#[test]
+fn figures_of_topics_and_groups_are_true() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    world.send_many("t", 5, 10);
+    world.pull(Pull { count_max: 3, commit: Some(2), ..from("t", 0) }).unwrap();
+    let stats = runtime.block_on(world.broker.topic_stats("t")).unwrap();
+    let first = stats.offset_table.values().next().unwrap();
+    assert_eq!((stats.offset_table.len(), first.min_offset, first.max_offset), (4, 0, 5));
+    assert_eq!(first.last_update_timestamp, crate::world::START);
+    let stats = runtime.block_on(world.broker.consume_stats("g", &[]));
+    let first = stats.offset_table.values().next().unwrap();
+    assert_eq!((first.broker_offset, first.consumer_offset, first.pull_offset), (5, 2, 3));
+    world.pass(Duration::from_secs(10));
+    world.send_many("t", 20, 10);
+    world.pass(Duration::from_secs(10));
+    let info = world.broker.runtime_info();
+    assert_eq!(info["msgPutTotalTodayNow"], "25");
+    assert_eq!(info["msgGetTotalTodayNow"], "3");
+    assert_eq!(info["putTps"], "2 2 2");
+    assert_eq!(info["dispatchBehindBytes"], "0");
+    assert_eq!(info["brokerVersionDesc"], "V5_5_0");
+    assert_eq!(info["scheduleMessageOffset_1"], "0,0");
+}
+
+#[test]
+fn messages_are_found_by_place_and_by_key() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let properties = "UNIQ_KEY\u{1}u1\u{2}KEYS\u{1}k1 k2\u{2}";
+    let receipt = world.send(Publish { properties: properties.into(), ..to("t") }).unwrap();
+    let at = receipt.log_offsets[0] as i64;
+    assert!(now(world.broker.message_at(at)).is_ok());
+    assert_eq!(now(world.broker.message_at(at + 4)), Err(FindError::NotAt(at + 4)));
+    let find =
+        |key: &str| runtime.block_on(world.broker.messages_with_key("t", key, 32, 0, i64::MAX));
+    for key in ["u1", "k1", "k2"] {
+        assert_eq!(find(key).map(|found| found.len()), Ok(1), "{key}");
+    }
+    assert_eq!(find("k"), Err(FindError::NoneWithKey));
+}
+
+#[test]
+fn options_change_where_that_is_safe() {
+    let world = World::new();
+    let change = |key: &str, value: &str| {
+        world.broker.update_config(&BTreeMap::from([(key.to_owned(), value.to_owned())]))
+    };
+    let mut changes = world.broker.topics_changed();
+    changes.mark_unchanged();
+    change("brokerPermission", "4").unwrap();
+    assert!(changes.has_changed().unwrap(), "permission is registered");
+    assert_eq!(world.broker.config()["brokerPermission"], "4");
+    assert!(matches!(change("brokerPermission", "9"), Err(ConfigError::Invalid { .. })));
+    assert!(matches!(change("brokerName", "x"), Err(ConfigError::Fixed(_))));
+    assert!(matches!(change("brokerConfigPath", "x"), Err(ConfigError::Forbidden(_))));
+    let two = BTreeMap::from([("autoCreateTopicEnable", "false"), ("brokerId", "3")]);
+    let two = two.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    assert!(world.broker.update_config(&two).is_err());
+    assert_eq!(world.broker.config()["autoCreateTopicEnable"], "true", "all or none");
+}

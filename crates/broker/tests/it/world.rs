@@ -1,0 +1,229 @@
+//! A broker over a simulated disk and clock, and short words for what the tests ask of it.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use broker::{Broker, Options, api::*};
+use bytes::{Bytes, BytesMut};
+use env::{
+    Env,
+    sim::{SimClock, SimDisk},
+};
+use store::Store;
+use wire::{
+    code::Language,
+    record::{CheckCrc, Record},
+};
+
+/// Ms since the epoch at which every world begins.
+pub(crate) const START: i64 = 1_700_000_000_000;
+
+pub(crate) struct World {
+    pub(crate) clock: SimClock,
+    pub(crate) store: Store,
+    pub(crate) broker: Broker,
+    env: Env,
+    options: Options,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        World::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Options)) -> World {
+        let clock = SimClock::new(START);
+        let disk = Arc::new(SimDisk::new(7, clock.clone()));
+        let env = Env::new(clock.clone().into(), disk, fastrand::Rng::with_seed(7));
+        let mut options = Options {
+            config_dir: "store/config".into(),
+            broker_name: "b".into(),
+            ..Options::default()
+        };
+        change(&mut options);
+        let (store, broker) = open(&env, &options);
+        World { clock, store, broker, env, options }
+    }
+
+    /// Stops everything cleanly and opens it again.
+    pub(crate) fn restart(self) -> World {
+        let World { clock, store, broker, env, options } = self;
+        store.step_all();
+        broker.shutdown();
+        drop(broker);
+        store.shutdown().expect("a healthy disk");
+        drop(store);
+        let (store, broker) = open(&env, &options);
+        World { clock, store, broker, env, options }
+    }
+
+    /// Sends one message and lets it become visible.
+    pub(crate) fn send(&self, item: Publish) -> Result<Receipt, PublishError> {
+        let mut answers = self.broker.publish(&caller(), [item].into_iter().collect());
+        self.store.step_all();
+        answers.pop().expect("one answer for one send").map(|ticket| ticket.receipt)
+    }
+
+    pub(crate) fn send_many(&self, topic: &str, count: usize, len: usize) {
+        let body = Bytes::from(vec![b'x'; len]);
+        for _ in 0..count {
+            self.send(Publish { payload: Payload::One(body.clone()), ..to(topic) })
+                .expect("accepted");
+        }
+    }
+
+    /// Runs a pull that is answered without waiting.
+    pub(crate) fn pull(&self, request: Pull) -> Result<Pulled, PullError> {
+        now(self.broker.pull(&caller(), request))
+    }
+
+    /// Lets time pass, and what is due be done.
+    pub(crate) fn pass(&self, duration: Duration) {
+        self.clock.advance(duration);
+        self.broker.tick();
+        self.store.step_all();
+    }
+
+    pub(crate) fn file(&self, name: &str) -> String {
+        let path = self.options.config_dir.join(name);
+        let bytes = env::read_whole(&*self.env.disk, &path, 1 << 20).expect("readable");
+        String::from_utf8(bytes.expect("the file exists")).expect("JSON is text")
+    }
+}
+
+fn open(env: &Env, options: &Options) -> (Store, Broker) {
+    let store_options = store::Options {
+        store_path_root_dir: "store".into(),
+        mapped_file_size_commit_log: 4 << 20,
+        mapped_file_size_consume_queue: 20 * 1000,
+        message_delay_level: options.delay_levels.clone(),
+        max_hash_slot_num: 100,
+        max_index_num: 400,
+        ..store::Options::default()
+    };
+    let (store, _) = Store::open(store_options, env.clone()).expect("the store opens");
+    let broker =
+        Broker::open(options.clone(), store.clone(), env.clone()).expect("the broker opens");
+    (store, broker)
+}
+
+/// Completes a future that has nothing to wait for.
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..10_000 {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => return output,
+            // Only work on the blocking pool of the test's runtime can be under way.
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+    panic!("the future waits");
+}
+
+pub(crate) fn caller() -> Caller {
+    Caller { remote: address(4711), language: Language::JAVA, version: wire::code::version::OURS }
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A send of a small message to queue 0.
+pub(crate) fn to(topic: &str) -> Publish {
+    Publish {
+        group: "p".into(),
+        topic: topic.into(),
+        template: "TBW102".into(),
+        template_queues: 4,
+        queue_id: 0,
+        sys_flag: 0,
+        flag: 0,
+        born_at: START,
+        properties: "UNIQ_KEY\u{1}u\u{2}".into(),
+        reconsume_times: 0,
+        reconsume_times_max: None,
+        unit_mode: false,
+        payload: Payload::One(Bytes::from_static(b"body")),
+    }
+}
+
+pub(crate) fn tagged(topic: &str, tag: &str) -> Publish {
+    Publish { properties: format!("UNIQ_KEY\u{1}u\u{2}TAGS\u{1}{tag}\u{2}").into(), ..to(topic) }
+}
+
+/// A pull of everything from queue 0 that does not wait.
+pub(crate) fn from(topic: &str, offset: i64) -> Pull {
+    Pull {
+        group: "g".into(),
+        topic: topic.into(),
+        queue_id: 0,
+        offset,
+        count_max: 32,
+        commit: None,
+        suspend: None,
+        filter: Filter::Expression { kind: "TAG".into(), expression: "*".into() },
+        subscription_version: 0,
+        lite: false,
+    }
+}
+
+/// The records of an answer: body, topic and properties.
+pub(crate) fn records(pulled: &Pulled) -> Vec<(String, String, String)> {
+    let mut out = Vec::new();
+    for slice in &pulled.messages {
+        let mut rest = &slice[..];
+        while !rest.is_empty() {
+            let record = Record::decode(rest, CheckCrc::Yes).expect("whole records");
+            let body = String::from_utf8_lossy(record.body).into_owned();
+            out.push((body, record.topic.to_owned(), record.properties.to_string()));
+            rest = &rest[record.len as usize..];
+        }
+    }
+    assert_eq!(out.len(), pulled.count as usize);
+    out
+}
+
+pub(crate) fn batch(bodies: &[&str]) -> Payload {
+    let mut out = BytesMut::new();
+    for body in bodies {
+        wire::batch::append(&mut out, 0, body.as_bytes(), "");
+    }
+    Payload::Batch(out.freeze())
+}
+
+/// A client's connection that remembers what it was told.
+pub(crate) struct Client {
+    id: u64,
+    pub(crate) told: Mutex<Vec<ClientCommand>>,
+}
+
+impl Client {
+    pub(crate) fn new(id: u64) -> Arc<Client> {
+        Arc::new(Client { id, told: Mutex::default() })
+    }
+
+    pub(crate) fn times_told(&self) -> usize {
+        self.told.lock().expect("no panic").len()
+    }
+}
+
+impl ClientChannel for Client {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn remote(&self) -> SocketAddr {
+        address(self.id as u16)
+    }
+
+    fn push(&self, command: ClientCommand) -> Result<(), Gone> {
+        self.told.lock().expect("no panic").push(command);
+        Ok(())
+    }
+}
