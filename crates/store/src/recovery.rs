@@ -15,7 +15,7 @@ use std::{
 };
 
 use env::{Disk, Env, Wake, write_whole};
-use wire::record::{CheckCrc, LEN_MIN, Record, RecordError};
+use wire::record::{BLANK_LEN, CheckCrc, LEN_MIN, Record};
 
 use crate::{
     Fault, FlushDiskType, Inner, OpenError, Options, Store,
@@ -274,28 +274,36 @@ fn find_end(
 ) -> Result<(u64, Option<Dropped>), OpenError> {
     let check_crc = if options.check_crc_on_recover { CheckCrc::Yes } else { CheckCrc::No };
     let range = from..segments.range().end;
-    let mut bad = None;
+    let (mut bad, mut doubtful) = (None, None);
     let (end, stopped) = scan(segments, range.clone(), |at, bytes| {
-        Ok::<_, Fault>(match whole(at, bytes, check_crc) {
-            Ok(()) => Go::On,
+        Ok::<_, Fault>(match check_record(at, bytes, check_crc) {
+            Ok(certainty) => {
+                doubtful = (certainty == Certainty::Doubtful).then_some(at);
+                Go::On
+            }
             Err(what) => {
                 bad = Some((what, bytes.len() as u64));
                 Go::StopBefore
             }
         })
     })?;
+    if let Some(end) = doubtful {
+        let what = "the properties of the last record are torn".to_owned();
+        return Ok((end, Some(Dropped { what, records_after: 0 })));
+    }
     let what = match (stopped, &bad) {
-        (Stopped::AtEnd | Stopped::AtNothing | Stopped::AtGap, _) | (Stopped::ByVisitor, None) => {
-            return Ok((end, None));
-        }
-        (Stopped::AtMisfit, _) => "a record or blank that does not fit its file".to_owned(),
         (Stopped::ByVisitor, Some((what, _))) => what.clone(),
+        (Stopped::AtMisfit, _) => "a record or blank that does not fit its file".to_owned(),
+        (Stopped::AtNothing, _) if !is_zero(segments, end)? => {
+            "bytes that begin no record".to_owned()
+        }
+        _ => return Ok((end, None)),
     };
     // Its length may be right although its bytes are not: then what follows tells rot from a torn end.
     let mut records_after = 0;
     if let Some((_, len)) = bad {
         scan(segments, end + len..range.end, |at, bytes| {
-            let is_whole = whole(at, bytes, check_crc).is_ok();
+            let is_whole = check_record(at, bytes, check_crc).is_ok();
             records_after += u64::from(is_whole);
             Ok::<_, Fault>(if is_whole { Go::On } else { Go::StopBefore })
         })?;
@@ -303,13 +311,31 @@ fn find_end(
     Ok((end, Some(Dropped { what, records_after })))
 }
 
-fn whole(at: u64, bytes: &[u8], check_crc: CheckCrc) -> Result<(), String> {
-    let record =
-        Record::decode(bytes, check_crc).map_err(|error: RecordError| error.to_string())?;
+/// How sure it is that bytes are a whole record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Sure,
+    /// Only the body has a CRC. A tear behind it leaves zeros in the properties, which no client writes there; yet if
+    /// another record follows, this one was written to its end.
+    Doubtful,
+}
+
+fn check_record(at: u64, bytes: &[u8], check_crc: CheckCrc) -> Result<Certainty, String> {
+    let record = Record::decode(bytes, check_crc).map_err(|error| error.to_string())?;
     if record.numbers.log_offset != at {
         return Err(format!("a record of offset {}", record.numbers.log_offset));
     }
-    Ok(())
+    if record.topic.contains('\0') {
+        return Err("a torn topic".to_owned());
+    }
+    let is_torn = record.properties.contains('\0');
+    Ok(if is_torn { Certainty::Doubtful } else { Certainty::Sure })
+}
+
+fn is_zero(segments: &Segments, at: u64) -> Result<bool, Fault> {
+    let mut head = [0; BLANK_LEN];
+    segments.read_at(at, &mut head)?;
+    Ok(head == [0; BLANK_LEN])
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {

@@ -611,7 +611,7 @@ impl Queues {
                 let Ok(id) = entry.name.parse::<i32>() else { continue };
                 let files = list(&dir.join(&entry.name))?;
                 let queue = shared.new_queue(&topic.name, id);
-                queue.recover(files, last_stop, trusted)?;
+                queue.recover(files, last_stop, trusted, log_min)?;
                 queue.follow_log_min(log_min)?;
                 queues.push(Arc::new(queue));
             }
@@ -758,6 +758,7 @@ impl Queue {
         files: Vec<env::DirEntry>,
         last_stop: LastStop,
         trusted: u64,
+        log_min: u64,
     ) -> Result<(), OpenError> {
         let io =
             |path: PathBuf| move |source| OpenError::Io { what: "cannot recover", path, source };
@@ -786,8 +787,10 @@ impl Queue {
             let path = self.file_path(number);
             let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
             let end = shared.find_end(&*file, trusted).map_err(io(path.clone()))?;
-            // Java starts a queue without files at 0 again; the oldest file stays to keep the number.
-            if end == 0 && !numbers.is_empty() {
+            // Java starts a queue without files at 0 again; the oldest file stays to keep the number, unless the log has all
+            // it ever had, and so the queue's first message if there is one.
+            let keeps_number = log_min > 0 || last_stop == LastStop::Clean;
+            if end == 0 && !(numbers.is_empty() && keeps_number) {
                 shared.disk.remove(&path).map_err(io(path))?;
                 continue;
             }
@@ -800,6 +803,8 @@ impl Queue {
             let mut state = self.lock();
             state.files = files;
             state.written = written;
+            // A process that was killed may have made files whose names it never synced.
+            state.has_new_name = last_stop == LastStop::Crash;
             if end > 0 {
                 let last = shared.entry_in(&*file, end - 1).map_err(io(path))?;
                 state.last_log_offset = (!last.is_gap()).then_some(last.log_offset);
