@@ -77,6 +77,10 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// Makes everything durable that was written to the file system of `path`, contents and names: cheaper than many a
+    /// sync of its own.
+    fn sync_all(&self, path: &Path) -> io::Result<()>;
+
     /// Cuts or extends a file to `len` bytes.
     fn set_len(&self, path: &Path, len: u64) -> io::Result<()>;
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, fdatasync, statvfs},
+    fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, fdatasync, statvfs, syncfs},
     io::{Errno, ReadWriteFlags, preadv2, pwritev},
 };
 
@@ -95,6 +95,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
+    }
+
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        Ok(syncfs(fs::File::open(path)?)?)
     }
 
     fn set_len(&self, path: &Path, len: u64) -> io::Result<()> {

@@ -236,6 +236,24 @@ impl World {
     }
 }
 
+impl Content {
+    fn sync(&mut self, fail: bool) -> io::Result<()> {
+        for sector in self.sectors.values_mut() {
+            let len = sector.versions.len();
+            // The kernel calls the pages clean all the same and may drop them: readers see the old bytes again.
+            if fail {
+                sector.versions.swap(0, len - 1);
+            }
+            sector.versions.drain(..len - 1);
+        }
+        if fail {
+            return Err(io::Error::other("the simulated sync failed"));
+        }
+        self.durable_len = self.len;
+        Ok(())
+    }
+}
+
 impl Sector {
     fn zeros() -> Sector {
         Sector { versions: vec![[0; SECTOR as usize]] }
@@ -348,6 +366,18 @@ impl Disk for SimDisk {
             } else {
                 world.name_changes.push(change);
             }
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self, _: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        let fail = world.fail_syncs;
+        for content in world.files.values_mut() {
+            content.sync(fail)?;
+        }
+        for change in std::mem::take(&mut world.name_changes) {
+            set_name(&mut world.durable_names, change);
         }
         Ok(())
     }
@@ -479,20 +509,7 @@ impl File for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut world = self.world()?;
         let fail = world.fail_syncs;
-        let content = world.files.get_mut(&self.id).expect("a handle's file lives as long as it");
-        for sector in content.sectors.values_mut() {
-            let len = sector.versions.len();
-            // The kernel calls the pages clean all the same and may drop them: readers see the old bytes again.
-            if fail {
-                sector.versions.swap(0, len - 1);
-            }
-            sector.versions.drain(..len - 1);
-        }
-        if fail {
-            return Err(io::Error::other("the simulated sync failed"));
-        }
-        content.durable_len = content.len;
-        Ok(())
+        world.files.get_mut(&self.id).expect("a handle's file lives as long as it").sync(fail)
     }
 
     fn reserve(&self, range: Range<u64>) -> io::Result<()> {
