@@ -135,19 +135,13 @@ fn views_exist(options: &Options, disk: &dyn Disk) -> io::Result<bool> {
     if options.message_index_enable && !disk.exists(&root.join("index"))? {
         return Ok(false);
     }
-    // The files of a queue lie two directories below.
-    let mut level = vec![root.join("consumequeue")];
-    for _ in 0..2 {
-        let mut below = Vec::new();
-        for dir in level {
-            let dirs = disk.list(&dir)?.into_iter().filter(|entry| entry.is_dir);
-            below.extend(dirs.map(|entry| dir.join(entry.name)));
-        }
-        level = below;
-    }
-    for dir in level {
-        if !disk.list(&dir)?.is_empty() {
-            return Ok(true);
+    let queues = root.join("consumequeue");
+    for topic in disk.list(&queues)?.into_iter().filter(|entry| entry.is_dir) {
+        let topic = queues.join(topic.name);
+        for queue in disk.list(&topic)?.into_iter().filter(|entry| entry.is_dir) {
+            if !disk.list(&topic.join(queue.name))?.is_empty() {
+                return Ok(true);
+            }
         }
     }
     Ok(false)

@@ -109,7 +109,7 @@ fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> io::Result<Option<
 }
 
 fn save(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     if disk.exists(path)? {
         disk.rename(path, &with_suffix(path, ".bak"))?;
         // The old content has its new name for sure before the new content takes the old name.

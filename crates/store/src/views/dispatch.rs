@@ -24,6 +24,8 @@ use crate::{DispatchItem, FlushDiskType, Options, log::Log, marks::Mark};
 
 /// Messages of one run.
 const RUN_MAX: usize = 1024;
+/// Messages whose index slots are read ahead.
+const WARM: usize = 32;
 /// Queues that are written between two runs.
 const WRITES_PER_STEP: usize = 256;
 /// Queues that are written in a second unless memory is short; each costs an open, a write and a close if many are in use.
@@ -122,6 +124,10 @@ impl Applier {
         let Some(index) = &self.views.index else { return Ok(()) };
         let mut batch = index.batch(self.clock.now());
         for (count, item) in items.iter().enumerate() {
+            if count % WARM == 0 {
+                let few = &items[count..items.len().min(count + WARM)];
+                batch.warm(few.iter().flat_map(|item| &item.keys));
+            }
             let end = item.log_offset + u64::from(item.len);
             batch
                 .put(&item.keys, item.log_offset, end, item.stored_at)

@@ -31,6 +31,8 @@ use crate::{Fault, OpenError};
 const ENTRY_BYTES: usize = 20;
 /// Length that stands in an entry which fills the room before a queue's first message.
 const GAP_LEN: u32 = i32::MAX as u32;
+/// Queues with unsynced files above which the whole file system is synced at once.
+const SYNCS_MAX: usize = 64;
 /// Entries in the first look for the end of a file: one page of them, which is all that a young queue has.
 const FIRST_LOOK: u64 = 204;
 
@@ -117,7 +119,7 @@ struct State {
     is_touched: bool,
     /// First file with writes that are not synced.
     unsynced_from: Option<u64>,
-    /// Whether a file was created whose name is not synced.
+    /// Whether a file was created or removed, and its directory not synced.
     has_new_name: bool,
     /// Whether the topic was removed: what is still dispatched to this handle goes nowhere.
     is_removed: bool,
@@ -348,16 +350,18 @@ impl Queue {
         }
     }
 
-    /// Makes durable what was written; adds to `dirs` the directories that got names.
-    fn sync(&self, dirs: &mut Vec<PathBuf>) -> io::Result<()> {
-        let files = {
-            let mut state = self.lock();
-            if std::mem::take(&mut state.has_new_name) {
-                dirs.push(self.dir());
-            }
-            let Some(first) = state.unsynced_from.take() else { return Ok(()) };
-            first.max(state.files.start)..state.files.end
+    /// Returns the files with writes that are not synced, and whether the directory got or lost names; what the caller
+    /// syncs now.
+    fn take_unsynced(&self) -> (Range<u64>, bool) {
+        let mut state = self.lock();
+        let files = match state.unsynced_from.take() {
+            Some(first) => first.max(state.files.start)..state.files.end,
+            None => 0..0,
         };
+        (files, std::mem::take(&mut state.has_new_name))
+    }
+
+    fn sync_files(&self, files: Range<u64>) -> io::Result<()> {
         for number in files {
             match self.shared.open(self, number, Open::Existing) {
                 Ok(file) => file.sync()?,
@@ -540,6 +544,7 @@ impl Pusher<'_> {
         let waited = self.state.pending.len() / ENTRY_BYTES - self.pushed;
         queue.shared.pending.fetch_sub(waited, Ordering::Relaxed);
         self.pushed = 0;
+        self.state.has_new_name |= !self.state.files.is_empty();
         self.state.files = 0..0;
         self.state.pending.clear();
         self.state.written = offset;
@@ -613,7 +618,11 @@ impl Queues {
                 let queue = shared.new_queue(&topic.name, id);
                 queue.recover(files, last_stop, trusted, log_min)?;
                 queue.follow_log_min(log_min)?;
-                queues.push(Arc::new(queue));
+                let queue = Arc::new(queue);
+                if queue.lock().unsynced_from.is_some() {
+                    lock(&shared.unsynced).push(Arc::clone(&queue));
+                }
+                queues.push(queue);
             }
             queues.sort_by_key(|queue| queue.id);
             table.insert(topic.name.into(), queues);
@@ -675,8 +684,12 @@ impl Queues {
                 queue.max.store(0, Ordering::Release);
                 files
             };
-            for number in files {
-                self.shared.remove(&queue, number)?;
+            if !files.is_empty() {
+                for number in files {
+                    self.shared.remove(&queue, number)?;
+                }
+                // Files that a crash of the machine brought back would be taken for those of a new topic of that name.
+                self.shared.disk.sync_dir(&queue.dir())?;
             }
             remove_dir(&*self.shared.disk, &queue.dir())?;
         }
@@ -722,9 +735,19 @@ impl Queues {
     }
 
     fn sync_all(&self, queues: &[Arc<Queue>]) -> io::Result<()> {
+        if queues.len() > SYNCS_MAX {
+            for queue in queues {
+                queue.take_unsynced();
+            }
+            return self.shared.disk.sync_all(&self.shared.root);
+        }
         let mut dirs = Vec::new();
         for queue in queues {
-            queue.sync(&mut dirs)?;
+            let (files, has_new_name) = queue.take_unsynced();
+            queue.sync_files(files)?;
+            if has_new_name {
+                dirs.push(queue.dir());
+            }
         }
         let mut parents: Vec<PathBuf> =
             dirs.iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect();
@@ -783,6 +806,7 @@ impl Queue {
             numbers.push(at / shared.file_len());
         }
         numbers.sort_unstable();
+        let mut is_cut = false;
         while let Some(number) = numbers.pop() {
             let path = self.file_path(number);
             let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
@@ -792,15 +816,20 @@ impl Queue {
             let keeps_number = log_min > 0 || last_stop == LastStop::Clean;
             if end == 0 && !(numbers.is_empty() && keeps_number) {
                 shared.disk.remove(&path).map_err(io(path))?;
+                is_cut = true;
                 continue;
             }
             // Files go from the front only; should one be missing in between, what is before it cannot be reached.
             let first = numbers.iter().rev().zip((0..number).rev());
             let first = first.take_while(|(found, expected)| *found == expected).last();
             let files = first.map_or(number, |(found, _)| *found)..number + 1;
-            shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
+            let is_cleared =
+                shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
             let written = number * shared.entries_per_file + end;
             let mut state = self.lock();
+            // Synced with what is dispatched next: until then the checkpoint asks for the same cut again.
+            state.unsynced_from = (is_cleared || is_cut).then_some(number);
+            state.has_new_name = is_cut;
             state.files = files;
             state.written = written;
             // A process that was killed may have made files whose names it never synced.
@@ -900,9 +929,10 @@ impl Shared {
         Ok(low)
     }
 
-    fn clear_behind(&self, file: &dyn File, end: u64, last_stop: LastStop) -> io::Result<()> {
+    /// Clears what is behind the first `end` entries of a file if there may be anything; returns whether it did.
+    fn clear_behind(&self, file: &dyn File, end: u64, last_stop: LastStop) -> io::Result<bool> {
         if end == self.entries_per_file {
-            return Ok(());
+            return Ok(false);
         }
         let is_dirty = last_stop == LastStop::Crash || {
             let next = self.entry_in(file, end)?;
@@ -910,9 +940,8 @@ impl Shared {
         };
         if is_dirty {
             file.zero(end * ENTRY_BYTES as u64..self.file_len())?;
-            file.sync()?;
         }
-        Ok(())
+        Ok(is_dirty)
     }
 }
 
