@@ -1,4 +1,4 @@
-//! Times what happens for every message: `cargo bench -p wire`.
+//! Times what happens for every message: `cargo bench -p wire -- [part of a line]`.
 //!
 //! Each line is the best of several rounds in nanoseconds per call, so that a neighbour's noise
 //! does not count. It asserts nothing; `docs/performance.md` quotes it.
@@ -111,6 +111,9 @@ fn framed(head: &str, body: &[u8]) -> Bytes {
 }
 
 fn time<T>(what: &str, mut call: impl FnMut() -> T) {
+    if std::env::args().skip(1).any(|wanted| !wanted.starts_with('-') && !what.contains(&wanted)) {
+        return;
+    }
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
         let start = Instant::now();

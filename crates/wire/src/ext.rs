@@ -72,6 +72,7 @@ impl Ext {
     /// # Panics
     /// If `header` is anything but a flat struct of numbers, booleans, strings and unit variants.
     pub fn put_header(&mut self, header: &impl Serialize) {
+        self.side.reserve(192);
         header.serialize(HeaderWriter(self)).expect("headers are flat structs");
     }
 
@@ -106,14 +107,14 @@ impl Ext {
     }
 
     /// Adds a field or, as a Java map does, replaces the value of the one with this name.
+    #[inline]
     fn insert(&mut self, name: Span, value: Span) {
         let text = self.text(name);
         let bytes = text.as_bytes();
-        // Distinct for names of one letter, as those of the send header are.
-        let ends = usize::from(*bytes.first().unwrap_or(&0))
-            + usize::from(*bytes.last().unwrap_or(&0)) * 8
-            + bytes.len();
-        let bit = 1 << (ends % 64);
+        let first = usize::from(*bytes.first().unwrap_or(&0));
+        let last = usize::from(*bytes.last().unwrap_or(&0));
+        // Tells the one-letter names of sends apart, and most others.
+        let bit = 1 << ((first + 2 * last + 5 * bytes.len()) % 64);
         if self.names & bit != 0
             && let Some(at) = self.fields.iter().position(|field| self.text(field.0) == text)
         {
@@ -136,13 +137,14 @@ impl Ext {
         self.insert(name, value);
     }
 
+    #[inline]
     fn span(&mut self, token: &Token) -> Span {
         if token.escaped {
             let at = self.side.len();
-            unescape(&self.head[token.range.clone()], &mut self.side);
+            unescape(&self.head[token.range()], &mut self.side);
             self.side_from(at)
         } else {
-            Span { at: token.range.start as u32, len: token.range.len() as u32 }
+            Span { at: token.range().start as u32, len: token.range().len() as u32 }
         }
     }
 }

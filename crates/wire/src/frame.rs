@@ -160,6 +160,7 @@ impl Frame {
     /// If header or body are too long for their length fields: 24 and 31 bits.
     pub fn encode_head(&self, body_len: usize, out: &mut BytesMut) {
         let start = out.len();
+        out.reserve(512);
         out.put_u64(0);
         let codec = match self.codec {
             Codec::Json => {
@@ -346,16 +347,16 @@ fn decode_json(head: Bytes) -> Result<Frame, FrameError> {
     let mut lexer = Lexer::new(&head);
     lexer.expect(b'{', "an object was expected")?;
     while let Some(name) = lexer.member()? {
-        match &head[name.range] {
+        match &head[name.range()] {
             "code" => frame.code = lexer.integer()?,
             "flag" => frame.kind = kind(lexer.integer()?),
             "opaque" => frame.opaque = lexer.integer()?,
             "version" => frame.version = lexer.integer()?,
-            "language" => frame.language = Language::from_name(&head[lexer.scalar()?.range]),
+            "language" => frame.language = Language::from_name(&head[lexer.scalar()?.range()]),
             "remark" => {
                 let token = lexer.scalar()?;
                 if token.quoted {
-                    let text = &head[token.range];
+                    let text = &head[token.range()];
                     let mut remark = String::new();
                     crate::fastjson::lex::unescape(text, &mut remark);
                     frame.remark = Some(remark.into());
@@ -389,7 +390,7 @@ fn decode_fields(lexer: &mut Lexer<'_>, ext: &mut Ext) -> Result<(), FrameError>
             continue;
         }
         let value = lexer.scalar()?;
-        if !value.quoted && &lexer.text[value.range.clone()] == "null" {
+        if !value.quoted && &lexer.text[value.range()] == "null" {
             continue;
         }
         if ext.len() == FIELDS_MAX {

@@ -17,3 +17,5 @@ pub mod id;
 pub mod names;
 pub mod properties;
 pub mod record;
+
+mod scan;

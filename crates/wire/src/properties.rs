@@ -5,6 +5,8 @@
 //! an empty value is dropped by the reader, and of two pairs with one name the last counts.
 //! Which properties a broker adds or strips is left to the rules.
 
+use crate::scan::find_either;
+
 /// Longest stored text in bytes: its length is a signed short.
 pub const LEN_MAX: usize = i16::MAX as usize;
 
@@ -13,9 +15,24 @@ const PAIR_END: char = '\u{2}';
 
 /// Iterates over the pairs of a property text, in order, dropping what Java drops.
 pub fn iter(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(PAIR_END).filter_map(|pair| {
-        let (name, value) = pair.split_once(NAME_END)?;
-        (!name.is_empty() && !value.is_empty()).then_some((name, value))
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let name_len = find_either(rest.as_bytes(), NAME_END as u8, PAIR_END as u8);
+            let (name, behind) = rest.split_at(name_len);
+            if !behind.starts_with(NAME_END) {
+                rest = behind.get(1..).unwrap_or_default();
+                continue;
+            }
+            let behind = &behind[1..];
+            let value_len = find_either(behind.as_bytes(), PAIR_END as u8, PAIR_END as u8);
+            let value = &behind[..value_len];
+            rest = behind.get(value_len + 1..).unwrap_or_default();
+            if !name.is_empty() && !value.is_empty() {
+                return Some((name, value));
+            }
+        }
+        None
     })
 }
 
@@ -122,6 +139,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pairs_are_those_of_javas_reader(text in "[ab\u{1}\u{2}é]{0,30}") {
+            let java = text.split(PAIR_END).filter_map(|pair| pair.split_once(NAME_END));
+            let java = java.filter(|(name, value)| !name.is_empty() && !value.is_empty());
+            prop_assert!(iter(&text).eq(java));
+        }
+
         #[test]
         fn clean_pairs_come_back(pairs in prop::collection::vec(("[^\u{1}\u{2}]{1,9}", "[^\u{1}\u{2}]{1,9}"), 0..8)) {
             let text = from_pairs(pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())));

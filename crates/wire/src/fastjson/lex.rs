@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::scan::find_either;
+
 /// Deepest nesting of objects and arrays that is read.
 pub(crate) const DEPTH_MAX: u32 = 64;
 
@@ -22,11 +24,20 @@ pub struct Malformed {
 }
 
 /// A string, number or word: a range of the text without quotes, perhaps with escapes in it.
-#[derive(Clone, Debug)]
+///
+/// Places are kept in 32 bits, for speed; what lies beyond is no token ([`Lexer::new`]).
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Token {
-    pub(crate) range: Range<usize>,
+    start: u32,
+    end: u32,
     pub(crate) quoted: bool,
     pub(crate) escaped: bool,
+}
+
+impl Token {
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -36,8 +47,9 @@ pub(crate) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
+    /// Walks over `text`, or over nothing if it is longer than 4 GiB: no body is.
     pub(crate) fn new(text: &'a str) -> Lexer<'a> {
-        Lexer { text, at: 0 }
+        Lexer { text: if u32::try_from(text.len()).is_ok() { text } else { "" }, at: 0 }
     }
 
     pub(crate) fn fail<T>(&self, what: &'static str) -> Result<T, Malformed> {
@@ -45,19 +57,20 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next byte that is not white space, left in place.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Option<u8> {
-        loop {
-            let byte = *self.text.as_bytes().get(self.at)?;
-            if byte > b' ' || !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
-                return Some(byte);
+        let bytes = self.text.as_bytes();
+        while let Some(byte) = bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+                return Some(*byte);
             }
             self.at += 1;
         }
+        None
     }
 
     /// Takes `byte` if it is next.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
@@ -70,24 +83,23 @@ impl<'a> Lexer<'a> {
 
     /// Whether another element follows before `end`, which is taken if not. Commas are taken;
     /// spare ones are overlooked.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn more(&mut self, end: u8) -> Result<bool, Malformed> {
-        let mut next = self.peek();
-        while next == Some(b',') {
-            self.at += 1;
-            next = self.peek();
-        }
-        match next {
-            None => self.fail("the text ends inside an object or array"),
-            Some(byte) if byte == end => {
-                self.at += 1;
-                Ok(false)
+        loop {
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(byte) if byte == end => {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                Some(_) => return Ok(true),
+                None => return self.fail("the text ends inside an object or array"),
             }
-            Some(_) => Ok(true),
         }
     }
 
     /// The name of the next member of an object, with its colon; `None` at the end of the object.
+    #[inline(always)]
     pub(crate) fn member(&mut self) -> Result<Option<Token>, Malformed> {
         if !self.more(b'}')? {
             return Ok(None);
@@ -100,33 +112,34 @@ impl<'a> Lexer<'a> {
     /// The next member of an object, if it is written as serializers write members that are
     /// strings: `"name":"value"` and a comma or the end of the object, without white space. Takes
     /// nothing otherwise; what is left is for [`Lexer::member`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn plain_member(&mut self) -> Option<(Token, Token)> {
         let bytes = self.text.as_bytes();
         let rest = bytes[self.at..].strip_prefix(b"\"")?;
-        let name = self.at + 1..self.at + 1 + find(rest, b'"');
+        let name = self.at + 1..self.at + 1 + find_either(rest, b'"', b'\\');
         if bytes.get(name.end..name.end + 3)? != b"\":\"" {
             return None;
         }
         let start = name.end + 3;
-        let mut end = start + find(&bytes[start..], b'"');
+        let mut end = start + find_either(&bytes[start..], b'"', b'\\');
         let mut escaped = false;
         while *bytes.get(end)? == b'\\' {
             escaped = true;
             end += 2;
-            end += find(bytes.get(end..)?, b'"');
+            end += find_either(bytes.get(end..)?, b'"', b'\\');
         }
         self.at = match bytes.get(end + 1)? {
             b',' => end + 2,
             b'}' => end + 1,
             _ => return None,
         };
-        let name = Token { range: name, quoted: true, escaped: false };
-        Some((name, Token { range: start..end, quoted: true, escaped }))
+        let name =
+            Token { start: name.start as u32, end: name.end as u32, quoted: true, escaped: false };
+        Some((name, Token { start: start as u32, end: end as u32, quoted: true, escaped }))
     }
 
     /// A string or a bare word (number, `true`, `null`, unquoted name).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn scalar(&mut self) -> Result<Token, Malformed> {
         match self.peek() {
             Some(quote @ (b'"' | b'\'')) => self.string(quote),
@@ -135,14 +148,14 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn string(&mut self, quote: u8) -> Result<Token, Malformed> {
         let bytes = self.text.as_bytes();
         let start = self.at + 1;
         let mut end = start;
         let mut escaped = false;
         loop {
-            end += find(&bytes[end..], quote);
+            end += find_either(&bytes[end..], quote, b'\\');
             match bytes.get(end) {
                 Some(b'\\') => {
                     escaped = true;
@@ -153,19 +166,24 @@ impl<'a> Lexer<'a> {
             }
         }
         self.at = end + 1;
-        Ok(Token { range: start..end, quoted: true, escaped })
+        Ok(Token { start: start as u32, end: end as u32, quoted: true, escaped })
     }
 
     fn word(&mut self) -> Result<Token, Malformed> {
         let rest = &self.text.as_bytes()[self.at..];
-        let len = rest.iter().position(|byte| b",:{}[]\"' \t\r\n".contains(byte));
-        let len = len.unwrap_or(rest.len());
+        let ends = |byte: &u8| {
+            matches!(
+                *byte,
+                b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b'\'' | b' ' | b'\t'..=b'\r'
+            )
+        };
+        let len = rest.iter().position(ends).unwrap_or(rest.len());
         if len == 0 {
             return self.fail("a value was expected");
         }
-        let start = self.at;
+        let start = self.at as u32;
         self.at += len;
-        Ok(Token { range: start..self.at, quoted: false, escaped: false })
+        Ok(Token { start, end: self.at as u32, quoted: false, escaped: false })
     }
 
     /// Passes over one value of any kind and returns where it stood.
@@ -200,32 +218,11 @@ impl<'a> Lexer<'a> {
     /// A number, bare or in quotes.
     pub(crate) fn integer(&mut self) -> Result<i32, Malformed> {
         let token = self.scalar()?;
-        match self.text[token.range].parse() {
+        match self.text[token.range()].parse() {
             Ok(number) => Ok(number),
             Err(_) => self.fail("a number was expected"),
         }
     }
-}
-
-/// Index of the first `quote` or backslash, or the length. Looks at eight bytes at a time.
-#[inline]
-fn find(bytes: &[u8], quote: u8) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const TOPS: u64 = ONES << 7;
-    // The lowest top bit of the result marks the lowest zero byte of `word`.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
-    let mut at = 0;
-    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        let hits =
-            zeros(word ^ (ONES * u64::from(quote))) | zeros(word ^ (ONES * u64::from(b'\\')));
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let tail = bytes[at..].iter().position(|byte| *byte == quote || *byte == b'\\');
-    tail.map_or(bytes.len(), |tail| at + tail)
 }
 
 /// Appends `text` to `out` with its escapes resolved; the result is never longer. What is no
@@ -233,24 +230,30 @@ fn find(bytes: &[u8], quote: u8) -> usize {
 pub(crate) fn unescape(text: &str, out: &mut String) {
     out.reserve(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        let Some(escape) = rest.chars().next() else { break };
-        rest = &rest[escape.len_utf8()..];
+    loop {
+        let plain = find_either(rest.as_bytes(), b'\\', b'\\');
+        out.push_str(&rest[..plain]);
+        let mut chars = rest[plain..].chars();
+        if chars.next().is_none() {
+            return;
+        }
+        let escape = chars.next();
+        rest = chars.as_str();
         match escape {
-            'n' => out.push('\n'),
-            't' => out.push('\t'),
-            'r' => out.push('\r'),
-            'b' => out.push('\u{8}'),
-            'f' => out.push('\u{c}'),
-            'v' => out.push('\u{b}'),
-            'x' => out.push(code_unit(&mut rest, 2).map_or('\u{FFFD}', |unit| unit as u8 as char)),
-            'u' => out.push(code_point(&mut rest)),
-            other => out.push(other),
+            Some('u') => out.push(code_point(&mut rest)),
+            Some('n') => out.push('\n'),
+            Some('t') => out.push('\t'),
+            Some('r') => out.push('\r'),
+            Some('b') => out.push('\u{8}'),
+            Some('f') => out.push('\u{c}'),
+            Some('v') => out.push('\u{b}'),
+            Some('x') => {
+                out.push(code_unit(&mut rest, 2).map_or('\u{FFFD}', |unit| unit as u8 as char))
+            }
+            Some(other) => out.push(other),
+            None => {}
         }
     }
-    out.push_str(rest);
 }
 
 fn code_point(rest: &mut &str) -> char {
@@ -266,9 +269,13 @@ fn code_point(rest: &mut &str) -> char {
     char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
+/// Takes a number of `digits` hex digits off the front, or nothing.
 fn code_unit(rest: &mut &str, digits: usize) -> Option<u32> {
     let (hex, behind) = rest.split_at_checked(digits)?;
-    let unit = u32::from_str_radix(hex, 16).ok()?;
+    let mut unit = 0;
+    for byte in hex.bytes() {
+        unit = unit << 4 | char::from(byte).to_digit(16)?;
+    }
     *rest = behind;
     Some(unit)
 }
@@ -342,7 +349,7 @@ mod tests {
             let json = String::from_utf8(out).unwrap() + &behind;
             let mut lexer = Lexer::new(&json);
             let token = lexer.scalar().unwrap();
-            prop_assert_eq!(unescaped(&json[token.range]), text);
+            prop_assert_eq!(unescaped(&json[token.range()]), text);
             prop_assert_eq!(&json[lexer.at..], behind);
         }
 

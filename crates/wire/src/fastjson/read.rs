@@ -32,7 +32,7 @@ impl<'de> Reader<'de> {
     }
 
     fn raw(&self, token: &Token) -> &'de str {
-        &self.lexer.text[token.range.clone()]
+        &self.lexer.text[token.range()]
     }
 
     fn text(&self, token: &Token) -> Cow<'de, str> {
