@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people who run tasks")]
 
 mod capture;
+mod compare;
 mod interop;
 mod java;
 mod process;
@@ -19,6 +20,8 @@ usage: cargo xtask <task>
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
                                  java-5.5.0-binary go mqadmin; all of them unless named
+  compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--table]
+                                 the original and Apogee on the same work, into docs/performance.md
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "capture" => capture::run(rest),
         "interop" => interop::run(rest),
+        "compare" => compare::run_task(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

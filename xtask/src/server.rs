@@ -137,6 +137,13 @@ impl Spec {
 
     /// Starts it and waits until it serves.
     pub(crate) fn start(&self) -> anyhow::Result<Server> {
+        let mut server = self.spawn()?;
+        self.wait_until_ready(&mut server)?;
+        Ok(server)
+    }
+
+    /// Starts it, and waits for nothing.
+    pub(crate) fn spawn(&self) -> anyhow::Result<Server> {
         fs::create_dir_all(&self.folder)?;
         let role = match self.role {
             Role::Namesrv => "namesrv",
@@ -154,12 +161,16 @@ impl Spec {
         command.stdin(Stdio::null()).stdout(sink.try_clone()?).stderr(sink);
         command.env_remove("NAMESRV_ADDR");
         let child = command.spawn().with_context(|| format!("{:?}", command.get_program()))?;
-        let mut server = Server { child, output };
+        Ok(Server { child, output })
+    }
+
+    /// Waits until it serves, and a broker until it is registered.
+    pub(crate) fn wait_until_ready(&self, server: &mut Server) -> anyhow::Result<()> {
         server.wait_until_serving(self.port(), &self.kind)?;
         if self.role == Role::Broker {
             self.wait_until_registered()?;
         }
-        Ok(server)
+        Ok(())
     }
 
     /// The original says that it is up before it has registered. A name server that is not there yet is no obstacle.
@@ -195,28 +206,17 @@ impl Spec {
     fn original(&self, release: &str, file: &Path) -> anyhow::Result<Command> {
         let jars = java::jars(Part::Server, release)?;
         let mut command = java::java(&format!("{}/*", jars.display()), &self.folder)?;
-        command.args(["-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=1g"]).args(&self.java_options);
+        command.args(["-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=1g"]);
         command.env("ROCKETMQ_HOME", quiet_logging(&self.folder)?);
-        match self.role {
-            Role::Namesrv => {
-                command.args([
-                    "-Xms128m",
-                    "-Xmx128m",
-                    "-Drmq.logback.configurationFile=rmq.namesrv.logback.xml",
-                ]);
-                command.arg("org.apache.rocketmq.namesrv.NamesrvStartup");
-            }
-            Role::Broker => {
-                command.args([
-                    "-Xms512m",
-                    "-Xmx512m",
-                    "-Drmq.logback.configurationFile=rmq.broker.logback.xml",
-                ]);
-                command.arg("org.apache.rocketmq.broker.BrokerStartup");
-            }
+        let (heap, class) = match self.role {
+            Role::Namesrv => ("128m", "org.apache.rocketmq.namesrv.NamesrvStartup"),
+            Role::Broker => ("512m", "org.apache.rocketmq.broker.BrokerStartup"),
             Role::All => bail!("the original has no such process"),
-        }
-        command.arg("-c").arg(file);
+        };
+        let name = if self.role == Role::Broker { "broker" } else { "namesrv" };
+        command.args([format!("-Xms{heap}"), format!("-Xmx{heap}")]).args(&self.java_options);
+        command.arg(format!("-Drmq.logback.configurationFile=rmq.{name}.logback.xml"));
+        command.args([class, "-c"]).arg(file);
         Ok(command)
     }
 }

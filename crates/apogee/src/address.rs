@@ -13,7 +13,9 @@ pub(crate) async fn resolve(host: &str) -> Result<IpAddr> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(address);
     }
-    let found = tokio::net::lookup_host((host, 0)).await.with_context(|| format!("cannot resolve `{host}`"))?;
+    let found = tokio::net::lookup_host((host, 0))
+        .await
+        .with_context(|| format!("cannot resolve `{host}`"))?;
     let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
     // records and clients of old know only IPv4
     let chosen = found.iter().find(|address| address.is_ipv4()).or(found.first());
@@ -62,7 +64,11 @@ pub(crate) async fn advertised(configured: Option<&str>, listened: IpAddr) -> Re
 
 /// An IPv6 address stands in brackets where a port follows.
 fn bracketed(host: &str, ip: IpAddr) -> String {
-    if ip.is_ipv6() && host.parse::<IpAddr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
+    if ip.is_ipv6() && host.parse::<IpAddr>().is_ok() {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
 }
 
 /// The local address that packets to the world would carry. Connecting a datagram socket sends nothing.
@@ -85,7 +91,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_configured_goes_before_what_is_listened_on() {
-        assert_eq!(check(Some("10.1.2.3"), "0.0.0.0").await, ("10.1.2.3".into(), Origin::Configured));
+        assert_eq!(
+            check(Some("10.1.2.3"), "0.0.0.0").await,
+            ("10.1.2.3".into(), Origin::Configured)
+        );
         assert_eq!(check(Some("::1"), "0.0.0.0").await, ("[::1]".into(), Origin::Configured));
         assert_eq!(check(Some("localhost"), "0.0.0.0").await.0, "localhost");
         assert_eq!(check(None, "127.0.0.1").await, ("127.0.0.1".into(), Origin::Listened));

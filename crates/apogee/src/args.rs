@@ -181,9 +181,12 @@ impl Run {
         let mut flag = |flag, key, value: Option<String>| {
             layers.flags.extend(value.map(|value| (flag, key, value)));
         };
-        let kv_config = self.data.as_ref().map(|data| format!("{data}/namesrv/kvConfig.json"));
+        let namesrv_file = |name| self.data.as_ref().map(|data| format!("{data}/namesrv/{name}"));
+        let (kv_config, changed) =
+            (namesrv_file("kvConfig.json"), namesrv_file("namesrv.properties"));
         flag("--data", "storePathRootDir", self.data);
         flag("--data", "kvConfigPath", kv_config);
+        flag("--data", "configStorePath", changed);
         flag("--listen", "bindAddress", self.listen);
         flag("--advertise", "brokerIP1", self.advertise);
         flag("--namesrv-port", "namesrvPort", self.namesrv_port.map(|port| port.to_string()));

@@ -40,7 +40,8 @@ impl Banner {
             line("name server", &format!("{address}  {}", security(address)));
         }
         if let Some(broker) = &self.broker {
-            let vip = broker.vip.map(|vip| format!(" (VIP channel {})", vip.port())).unwrap_or_default();
+            let vip =
+                broker.vip.map(|vip| format!(" (VIP channel {})", vip.port())).unwrap_or_default();
             line("broker", &format!("{}{vip}  {}", broker.address, security(broker.address)));
             line("data", &broker.data.display().to_string());
             if !broker.namesrv_addr.is_empty() {
@@ -61,11 +62,18 @@ impl Banner {
         let loopback = |port: u16| format!("127.0.0.1:{port}");
         match (&self.broker, self.namesrv) {
             (Some(_), Some(namesrv)) => {
-                let flag = if namesrv.port() == 9876 { String::new() } else { format!(" --namesrv {}", loopback(namesrv.port())) };
+                let flag = if namesrv.port() == 9876 {
+                    String::new()
+                } else {
+                    format!(" --namesrv {}", loopback(namesrv.port()))
+                };
                 format!("apogee bench produce --create --messages 100000{flag}")
             }
             (Some(broker), None) => {
-                format!("apogee bench produce --create --messages 100000 --broker {}", loopback(broker.address.port()))
+                format!(
+                    "apogee bench produce --create --messages 100000 --broker {}",
+                    loopback(broker.address.port())
+                )
             }
             (None, Some(namesrv)) => {
                 format!("apogee run --role broker --set namesrvAddr={}", loopback(namesrv.port()))
@@ -103,7 +111,9 @@ impl Broker {
             Origin::DefaultRoute => format!(
                 "{host}:{port} (interface of the default route); if clients cannot reach that: --advertise HOST"
             ),
-            Origin::Loopback => format!("{host}:{port} (no other address found); for other machines: --advertise HOST"),
+            Origin::Loopback => format!(
+                "{host}:{port} (no other address found); for other machines: --advertise HOST"
+            ),
         }
     }
 }
@@ -122,13 +132,18 @@ mod tests {
             namesrv_addr: Vec::new(),
         };
         let namesrv = format!("{listen}:9876").parse().unwrap();
-        Banner { namesrv: Some(namesrv), broker: Some(broker), took: Duration::from_millis(12) }.text()
+        Banner { namesrv: Some(namesrv), broker: Some(broker), took: Duration::from_millis(12) }
+            .text()
     }
 
     #[test]
     fn on_loopback_nothing_has_to_be_said_about_addresses() {
         let ip = "127.0.0.1".parse().unwrap();
-        let text = banner("127.0.0.1", Advertised { host: "127.0.0.1".into(), ip, origin: Origin::Listened }, true);
+        let text = banner(
+            "127.0.0.1",
+            Advertised { host: "127.0.0.1".into(), ip, origin: Origin::Listened },
+            true,
+        );
         let expected = "\
 Apogee 0.1.0 (speaks RocketMQ 5.5.0) serves after 12 ms
   name server  127.0.0.1:9876  plain text, no authentication, this machine only

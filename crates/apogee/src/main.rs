@@ -3,21 +3,29 @@
 //! `main` is a table of contents: what was asked ([`args`]), with what settings ([`config`]), and who does it
 //! ([`roles`], [`bench`]).
 
+mod address;
 mod args;
+mod banner;
 mod bench;
 mod config;
+mod machine;
+mod roles;
+mod signals;
+mod telemetry;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
-use args::{Print, Task};
+use args::{Plan, Print, Task};
 use config::{KEYS, Layers, Origin};
 
+/// Gives freed pages back and keeps what is resident low.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
+    let began = Instant::now();
     let done = match args::parse() {
-        Task::Run(plan) => {
-            println!("{plan:?}");
-            Ok(())
-        }
+        Task::Run(plan) => run(&plan, began),
         Task::Print(layers, print) => print_config(&layers, print),
         Task::Bench(bench) => bench.run(),
     };
@@ -28,6 +36,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(plan: &Plan, began: Instant) -> anyhow::Result<()> {
+    let loaded = plan.layers.load()?;
+    telemetry::start(plan.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(machine::worker_threads(loaded.settings.process.worker_threads))
+        .thread_name("apogee")
+        .enable_all()
+        .build()?;
+    runtime.block_on(roles::serve(plan, loaded, began))
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]

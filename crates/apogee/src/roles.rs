@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use broker::Broker;
 use cluster::{
     namesrv::{AddressView, NameServer},
-    registration::{Registration, Registrar},
+    registration::{self, Registration},
 };
 use env::Env;
 use gateway::v4::V4;
@@ -40,7 +40,9 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
     let descriptors = machine::raise_descriptors();
     let env = Env::real();
     let ports = Ports::bind(plan, &loaded.settings).await?;
-    let follows_client = ports.namesrv.is_some() && ports.broker.is_some() && loaded.settings.process.advertise.is_none();
+    let follows_client = ports.namesrv.is_some()
+        && ports.broker.is_some()
+        && loaded.settings.process.advertise.is_none();
     let told = advertised(loaded.settings.process.advertise.as_deref(), ports.ip).await?;
     let namesrv_address = ports.namesrv.as_ref().map(|listeners| listeners.addresses()[0]);
     let broker_address = ports.broker.as_ref().map(|listeners| listeners.addresses()[0]);
@@ -55,14 +57,15 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
     let mut broker_banner = None;
     let broker = match ports.broker {
         Some(listeners) => {
-            let namesrv_addr = register_at(&loaded.settings.process.namesrv_addr, namesrv_address);
+            let namesrv_addr =
+                register_at(&loaded.settings.registration.name_servers, namesrv_address);
             broker_banner = Some(banner::Broker {
                 address: listeners.addresses()[0],
                 vip: listeners.addresses().get(1).copied(),
                 advertised: told.clone(),
                 follows_client,
                 data: absolute(&loaded.settings.store.store_path_root_dir)?,
-                namesrv_addr: loaded.settings.process.namesrv_addr.clone(),
+                namesrv_addr: loaded.settings.registration.name_servers.clone(),
             });
             Some(BrokerRole::start(listeners, loaded.settings, told, namesrv_addr, &env).await?)
         }
@@ -89,7 +92,8 @@ fn print(banner: &Banner) {
 
 /// Says once what has no effect.
 fn report(loaded: &Loaded) {
-    let (original, unknown): (Vec<_>, Vec<_>) = loaded.ignored.iter().partition(|ignored| ignored.original);
+    let (original, unknown): (Vec<_>, Vec<_>) =
+        loaded.ignored.iter().partition(|ignored| ignored.original);
     if !original.is_empty() {
         let keys: Vec<&str> = original.iter().map(|ignored| ignored.key.as_str()).collect();
         info!(keys = keys.join(" "), "RocketMQ's keys that have no effect here");
@@ -135,12 +139,16 @@ impl Ports {
 fn bind_broker(ip: IpAddr, port: u16) -> Result<Listeners> {
     if port != 0 {
         let mut addresses = vec![SocketAddr::new(ip, port)];
-        addresses.extend(port.checked_sub(VIP_BELOW).filter(|vip| *vip > 0).map(|vip| SocketAddr::new(ip, vip)));
+        addresses.extend(
+            port.checked_sub(VIP_BELOW).filter(|vip| *vip > 0).map(|vip| SocketAddr::new(ip, vip)),
+        );
         return Ok(Listeners::bind(&addresses)?);
     }
     for _ in 0..100 {
         let free = Listeners::bind(&[SocketAddr::new(ip, 0)])?.addresses()[0].port();
-        if let Ok(listeners) = Listeners::bind(&[SocketAddr::new(ip, free), SocketAddr::new(ip, free - VIP_BELOW)]) {
+        if let Ok(listeners) =
+            Listeners::bind(&[SocketAddr::new(ip, free), SocketAddr::new(ip, free - VIP_BELOW)])
+        {
             return Ok(listeners);
         }
     }
@@ -171,7 +179,12 @@ struct NamesrvRole {
 }
 
 impl NamesrvRole {
-    fn start(listeners: Listeners, settings: &Settings, view: Option<AddressView>, env: &Env) -> Result<NamesrvRole> {
+    fn start(
+        listeners: Listeners,
+        settings: &Settings,
+        view: Option<AddressView>,
+        env: &Env,
+    ) -> Result<NamesrvRole> {
         let namesrv = NameServer::open(settings.namesrv.clone(), view, env.clone())?;
         let scan = namesrv.spawn_scan();
         let server = listeners.serve(Arc::new(namesrv), settings.limits.clone(), env.clock.clone());
@@ -203,19 +216,29 @@ impl BrokerRole {
         env: &Env,
     ) -> Result<BrokerRole> {
         let port = listeners.addresses()[0].port();
-        let Settings { broker: mut options, store: store_options, limits, .. } = settings;
-        options.store_host = SocketAddr::new(told.ip, port);
+        let Settings { broker: mut options, store: store_options, limits, registration, .. } =
+            settings;
+        let address = SocketAddr::new(told.ip, port);
+        options.store_host = address;
         options.memory_bytes = machine::memory_bytes();
+        let registration = registration::Options {
+            name_servers: namesrv_addr,
+            address,
+            ha_address: address,
+            ..registration
+        };
         let root = store_options.store_path_root_dir.clone();
-        let (store, recovered) =
-            Store::open(store_options, env.clone()).with_context(|| format!("cannot open the store `{}`", root.display()))?;
+        let (store, recovered) = Store::open(store_options, env.clone())
+            .with_context(|| format!("cannot open the store `{}`", root.display()))?;
         info!(?recovered, "store is open");
         let workers = store.start()?;
         let broker = Broker::open(options, store.clone(), env.clone())?;
         let housekeeping = tokio::spawn(broker.clone().run());
         let door = V4::new(broker.clone(), env.clock.clone());
         let server = listeners.serve(Arc::new(door), limits, env.clock.clone());
-        let registration = Registrar::new(broker.clone(), format!("{}:{port}", told.host), namesrv_addr, env.clone()).start().await;
+        let registration =
+            Registration::start(registration, Arc::new(broker.clone()), env.clock.clone());
+        registration.settled().await;
         Ok(BrokerRole { store, workers, broker, housekeeping, server, registration })
     }
 
@@ -225,7 +248,9 @@ impl BrokerRole {
         self.housekeeping.abort();
         self.broker.shutdown();
         self.workers.stop();
-        self.store.shutdown().context("the store could not be closed; it will be recovered at the next start")?;
+        self.store
+            .shutdown()
+            .context("the store could not be closed; it will be recovered at the next start")?;
         self.registration.stop().await;
         Ok(())
     }

@@ -11,7 +11,8 @@ const DEFAULT_FILTER: &str = "info";
 
 /// Begins to write events; once for a process.
 pub(crate) fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter =
+        EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).init(),

@@ -93,16 +93,20 @@ impl Control {
 
     /// The range of offsets of a queue at a broker.
     pub(super) async fn offsets(&mut self, topic: &str, queue: u32) -> Result<(i64, i64)> {
+        Ok((self.offset(GET_MIN_OFFSET, topic, queue).await?, self.max_offset(topic, queue).await?))
+    }
+
+    /// The offset behind the last message that readers of a queue can see.
+    pub(super) async fn max_offset(&mut self, topic: &str, queue: u32) -> Result<i64> {
+        self.offset(GET_MAX_OFFSET, topic, queue).await
+    }
+
+    async fn offset(&mut self, code: i32, topic: &str, queue: u32) -> Result<i64> {
         let queue_text = queue.to_string();
         let fields = [("topic", topic), ("queueId", queue_text.as_str())];
-        let mut bounds = [0; 2];
-        for (bound, code) in bounds.iter_mut().zip([GET_MIN_OFFSET, GET_MAX_OFFSET]) {
-            let reply =
-                self.call_ok(&format!("offsets of `{topic}` queue {queue}"), code, &fields).await?;
-            *bound =
-                field(&reply.header, "offset").context("an offset answer without an offset")?;
-        }
-        Ok((bounds[0], bounds[1]))
+        let what = format!("offsets of `{topic}` queue {queue}");
+        let reply = self.call_ok(&what, code, &fields).await?;
+        field(&reply.header, "offset").context("an offset answer without an offset")
     }
 
     /// Addresses of the masters that a name server knows for `topic`; of all masters when it does not know the topic.

@@ -4,17 +4,21 @@
 //! `--rate` paces by schedule, and latency is then counted from the scheduled moment, so that a stalled server cannot
 //! hide its stall by not being asked.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use anyhow::Result;
 use clap::Args;
 use tokio::{
     task::JoinSet,
-    time::{Duration, Instant},
+    time::{Duration, Instant, sleep},
 };
 
 use super::{
     Length, Target, Work,
+    control::Control,
     pipe::{Load, Next, Pipe},
     report::{Line, Tally, measure},
     scan::Answer,
@@ -39,6 +43,9 @@ pub(crate) struct Produce {
     /// Messages a second over all connections; as many as the server takes when 0.
     #[arg(long, default_value_t = 0)]
     rate: u64,
+    /// Measures how long stored messages take to become visible to readers, on a connection of its own.
+    #[arg(long)]
+    lag: bool,
 }
 
 /// What each message is like.
@@ -82,9 +89,16 @@ impl Produce {
                 sender.tally = Tally::default();
             }
         }
+        let watch = match self.lag {
+            true => Some(Lag::open(&self.target, &brokers[0]).await?),
+            false => None,
+        };
         let work = self.length.work();
+        let stored = Arc::clone(&work);
+        let watch = watch.map(|lag| tokio::spawn(lag.watch(stored)));
         let run = drive(&mut senders, &work);
         let measured = measure(&self.target.pid, &work, run).await?;
+        work.finish();
         let mut tally = Tally::default();
         for (_, sender) in &measured.output {
             tally.add(&sender.tally);
@@ -98,7 +112,11 @@ impl Produce {
         if let Some(create_us) = create_us {
             line.pair("create_topic_us", format_args!("{create_us:.1}"));
         }
-        line.run(&self.target.pid, &measured, &tally).percentiles("", &tally.latency).print();
+        line.run(&self.target.pid, &measured, &tally).percentiles("", &tally.latency);
+        if let Some(watch) = watch {
+            line.pair("lag_max_ms", format_args!("{:.1}", watch.await??.as_secs_f64() * 1e3));
+        }
+        line.print();
         Ok(())
     }
 }
@@ -119,6 +137,67 @@ async fn drive(senders: &mut Vec<(Pipe, Sender)>, work: &Arc<Work>) -> Result<Ve
     }
     Ok(done)
 }
+
+/// Watches how far readers are behind: the time between the acknowledgement of a message and the first look at the
+/// queues that finds it visible.
+struct Lag {
+    control: Control,
+    queues: Vec<(String, u32)>,
+    visible_before: i64,
+}
+
+/// Time between looks at the queues.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Lag {
+    async fn open(target: &Target, broker: &str) -> Result<Lag> {
+        let topic = |at| target.topic_name(at % target.topics);
+        let queues =
+            (0..target.topics * target.queues).map(|at| (topic(at), at / target.topics)).collect();
+        let control = Control::connect(broker, target.codec).await?;
+        let mut lag = Lag { control, queues, visible_before: 0 };
+        lag.visible_before = lag.visible().await?;
+        Ok(lag)
+    }
+
+    async fn visible(&mut self) -> Result<i64> {
+        let mut sum = 0;
+        for (topic, queue) in &self.queues {
+            sum += self.control.max_offset(topic, *queue).await?;
+        }
+        Ok(sum - self.visible_before)
+    }
+
+    /// Looks until all that the work stored is visible; returns the longest lag seen.
+    async fn watch(mut self, work: Arc<Work>) -> Result<Duration> {
+        let mut acknowledged: VecDeque<(Instant, u64)> = VecDeque::new();
+        let mut longest = Duration::ZERO;
+        loop {
+            let over = work.is_over(Instant::now());
+            let now = Instant::now();
+            let done = work.done.load(Relaxed);
+            if acknowledged.back().is_none_or(|(_, count)| *count < done) {
+                acknowledged.push_back((now, done));
+            }
+            let visible = u64::try_from(self.visible().await?).unwrap_or(0);
+            while acknowledged.front().is_some_and(|(_, count)| *count <= visible) {
+                acknowledged.pop_front();
+            }
+            if let Some((at, _)) = acknowledged.front() {
+                longest = longest.max(at.elapsed());
+            } else if over {
+                return Ok(longest);
+            }
+            if longest > LAG_MAX {
+                return Ok(longest);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whoever is further behind is not waited for.
+const LAG_MAX: Duration = Duration::from_secs(60);
 
 /// How many bytes of frames are written at once, unless one frame is longer.
 const RUN_BYTES: usize = 256 << 10;
@@ -409,9 +488,9 @@ impl Load for Sender {
         if self.tally.count(answer.code, answer.header) {
             self.tally.messages += self.ring.batch;
             self.tally.bytes += self.ring.body_bytes;
-        }
-        if let Some(work) = &self.work {
-            work.add_done(self.ring.batch);
+            if let Some(work) = &self.work {
+                work.add_done(self.ring.batch);
+            }
         }
     }
 }

@@ -10,7 +10,6 @@ pub(crate) mod page;
 mod properties;
 
 use std::{
-    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
 };
@@ -26,6 +25,10 @@ pub(crate) struct Settings {
     pub(crate) store: store::options::Options,
     /// The bounds of each server.
     pub(crate) limits: remoting::Limits,
+    /// The name server.
+    pub(crate) namesrv: cluster::namesrv::Options,
+    /// The broker's side of name servers.
+    pub(crate) registration: cluster::registration::Options,
     /// The process itself.
     pub(crate) process: Process,
 }
@@ -41,10 +44,6 @@ pub(crate) struct Process {
     pub(crate) namesrv_port: u16,
     /// What clients reach the broker by, where it is said.
     pub(crate) advertise: Option<String>,
-    /// Name servers to register at.
-    pub(crate) namesrv_addr: Vec<String>,
-    /// The name server's KV file.
-    pub(crate) kv_config_path: PathBuf,
     /// Threads of the runtime; 0 for the machine's.
     pub(crate) worker_threads: usize,
 }
@@ -56,8 +55,6 @@ impl Default for Process {
             listen_port: None,
             namesrv_port: 9876,
             advertise: None,
-            namesrv_addr: Vec::new(),
-            kv_config_path: "data/namesrv/kvConfig.json".into(),
             worker_threads: 0,
         }
     }
@@ -136,15 +133,6 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// Keys without effect, in the order in which they were said; the last value of each.
     pub(crate) ignored: Vec<Ignored>,
-    /// Where each key that has an effect was said last.
-    pub(crate) said: BTreeMap<&'static str, Source>,
-}
-
-impl Loaded {
-    /// Whether a key was said anywhere.
-    pub(crate) fn says(&self, key: &str) -> bool {
-        self.said.contains_key(key)
-    }
 }
 
 /// What the environment's names of ours begin with.
@@ -155,8 +143,7 @@ const NOT_KEYS: [&str; 1] = ["APOGEE_LOG"];
 impl Layers {
     /// Reads all layers, weakest first.
     pub(crate) fn load(&self) -> Result<Loaded, ConfigError> {
-        let mut loaded =
-            Loaded { settings: self.defaults(), ignored: Vec::new(), said: BTreeMap::new() };
+        let mut loaded = Loaded { settings: self.defaults(), ignored: Vec::new() };
         for (name, value) in &self.environment {
             if name == "NAMESRV_ADDR" {
                 loaded.take("namesrvAddr", value, &Source::Environment(name.clone()))?;
@@ -199,11 +186,12 @@ impl Layers {
             Style::Apogee => {
                 settings.broker.broker_name = "apogee".into();
                 settings.store.store_path_root_dir = "data".into();
+                settings.namesrv_files(Path::new("data/namesrv"));
             }
             Style::Original => {
                 settings.broker.broker_name = self.host_name.clone();
                 settings.store.store_path_root_dir = self.home.join("store");
-                settings.process.kv_config_path = self.home.join("namesrv/kvConfig.json");
+                settings.namesrv_files(&self.home.join("namesrv"));
                 settings.process.bind_address = "0.0.0.0".into();
             }
         }
@@ -258,14 +246,22 @@ impl Loaded {
                 allowed,
             });
         }
-        self.said.insert(known.name, at.clone());
         Ok(())
     }
 }
 
 impl Settings {
+    fn namesrv_files(&mut self, folder: &Path) {
+        self.namesrv.kv_config_path = folder.join("kvConfig.json");
+        self.namesrv.config_store_path = folder.join("namesrv.properties");
+    }
+
     /// Copies what two parts share.
     fn settle(&mut self) {
+        self.namesrv.config_black_list = self.broker.config_black_list.clone();
+        self.registration.cluster = self.broker.cluster_name.clone();
+        self.registration.broker = self.broker.broker_name.clone();
+        self.registration.id = self.broker.broker_id;
         self.store.max_message_size =
             u32::try_from(self.broker.max_message_size).unwrap_or(u32::MAX);
         self.store.message_delay_level = self.broker.delay_levels.clone();
@@ -307,7 +303,7 @@ mod tests {
         layers.flags = vec![("--broker-port", "listenPort", "3".into())];
         let loaded = layers.load().unwrap();
         assert_eq!(loaded.settings.process.listen_port, Some(3));
-        assert_eq!(loaded.settings.process.namesrv_addr, ["a:1"]);
+        assert_eq!(loaded.settings.registration.name_servers, ["a:1"]);
         assert_eq!(loaded.settings.broker.broker_name, "env");
         assert!(loaded.ignored.is_empty());
     }

@@ -1,0 +1,7 @@
+//! The binary as its users meet it: started as a process, talked to over sockets, stopped and killed by signals.
+
+mod address;
+mod config;
+mod kill;
+mod server;
+mod stop;
