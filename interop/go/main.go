@@ -263,12 +263,12 @@ func pull() {
 	equal("queues", 4, len(queues))
 	all := map[string]bool{}
 	for _, queue := range queues {
-		for at := int64(0); ; {
+		// it would wait at the end of a queue
+		for at, end := int64(0), int64(1); at < end; {
 			result, err := puller.PullFrom(cx, queue, at, 7)
 			must(err)
-			if result.Status != primitive.PullFound {
-				break
-			}
+			equal("status", primitive.PullFound, result.Status)
+			end = result.MaxOffset
 			for _, got := range result.GetMessageExts() {
 				all[string(got.Body)] = true
 			}

@@ -222,12 +222,12 @@ fn store(release: &str, end: End) -> anyhow::Result<()> {
         "golden-retried",
     ])?;
     // the tables are written each five seconds; a killed broker keeps what it wrote
-    wait_for_offsets(&broker.store(), "G-golden")?;
+    wait_for_offsets(&broker.store, "G-golden")?;
     finish(running, end)?;
 
     let folder = fixtures().join("stores").join(&name);
     recorder::clear(&folder)?;
-    pack(&broker.store(), &folder.join("store"))?;
+    pack(&broker.store, &folder.join("store"))?;
     let seen: String =
         seen.lines().filter(|line| *line != "@done").map(|line| format!("{line}\n")).collect();
     fs::write(folder.join("messages.tsv"), seen)?;

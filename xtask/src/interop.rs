@@ -46,7 +46,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     }
     let mut failed = Vec::new();
     for suite in suites {
-        println!("== {suite} against {kind:?}");
+        println!("== {suite} against {kind}");
         if let Err(error) = run_suite(suite, &kind) {
             println!("{suite}: {error:#}");
             failed.push(suite);
@@ -176,7 +176,8 @@ fn mqadmin(home: &Path) -> anyhow::Result<()> {
         admin.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
         admin.arg("org.apache.rocketmq.tools.command.MQAdminStartup").args(line.split(' '));
         let output = admin.output()?;
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed =
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         match difference(wanted, &printed) {
             None if output.status.success() => {
                 passed += 1;
@@ -186,7 +187,7 @@ fn mqadmin(home: &Path) -> anyhow::Result<()> {
                 failed += 1;
                 println!("{line} ... FAILED ({})", output.status);
                 println!("  {}", difference.unwrap_or_default());
-                println!("  printed:\n{printed}{}", String::from_utf8_lossy(&output.stderr));
+                println!("  printed:\n{printed}");
             }
         }
     }

@@ -3,12 +3,16 @@
 #![expect(clippy::print_stdout, reason = "a program for people who run tasks")]
 
 mod capture;
+mod ci;
 mod compare;
+mod handover;
 mod interop;
 mod java;
 mod process;
 mod recorder;
 mod server;
+#[cfg(test)]
+mod tidy;
 
 use std::env;
 use std::process::ExitCode;
@@ -17,6 +21,9 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   capture [STEP]...              record golden bytes from the original under fixtures/
+  ci [STEP]...                   all that must hold before a change lands: format clippy test docs fuzz deny
+                                 release interop handover
+  handover [ROUND]...            pass a store between the original's broker and ours, in both directions
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
                                  java-5.5.0-binary go mqadmin; all of them unless named
@@ -32,6 +39,8 @@ fn main() -> ExitCode {
     };
     let result = match task.as_str() {
         "capture" => capture::run(rest),
+        "ci" => ci::run(rest),
+        "handover" => handover::run(rest),
         "interop" => interop::run(rest),
         "compare" => compare::run_task(rest),
         _ => {

@@ -3,6 +3,7 @@
 //! Both kinds read the same `broker.conf`, so a broker of one kind can take over the folder of the other. Everything
 //! stays on loopback. A process that we started is ended by us, also when a check fails.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -42,6 +43,15 @@ impl Kind {
     }
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Apogee => f.write_str("apogee"),
+            Kind::Original(release) => f.write_str(release),
+        }
+    }
+}
+
 /// What a process serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -67,8 +77,10 @@ pub(crate) struct Ports {
 pub(crate) struct Spec {
     /// Whose.
     pub(crate) kind: Kind,
-    /// Its folder: configuration, output, store.
+    /// Its folder: configuration, output, home.
     pub(crate) folder: PathBuf,
+    /// The broker's store, which another broker may take over.
+    pub(crate) store: PathBuf,
     /// What it serves.
     pub(crate) role: Role,
     /// Its port, and the port of the other role that it knows.
@@ -80,16 +92,13 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// The broker's store.
-    pub(crate) fn store(&self) -> PathBuf {
-        self.folder.join("store")
-    }
-
     /// A name server or broker with nothing unusual.
     pub(crate) fn new(kind: &Kind, role: Role, folder: PathBuf, ports: Ports) -> Spec {
+        let store = folder.join("store");
         Spec {
             kind: kind.clone(),
             folder,
+            store,
             role,
             ports,
             extra: Vec::new(),
@@ -126,8 +135,8 @@ impl Spec {
                 format!("namesrvAddr=127.0.0.1:{}", self.ports.namesrv),
                 "autoCreateTopicEnable=true".to_owned(),
                 "diskMaxUsedSpaceRatio=95".to_owned(),
-                format!("storePathRootDir={folder}/store"),
-                format!("storePathCommitLog={folder}/store/commitlog"),
+                format!("storePathRootDir={}", self.store.display()),
+                format!("storePathCommitLog={}/commitlog", self.store.display()),
             ],
         };
         lines.extend(self.extra.iter().cloned());

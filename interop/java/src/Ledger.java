@@ -24,6 +24,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
  *                            COUNT 0 goes on until the server is gone
  * read TOPIC...              prints the same fields, and those of the record, of every message there is
  * keys TOPIC KEY...          prints the same for what the key index finds
+ * consume TOPIC GROUP COUNT  consumes with a group until COUNT came, prints them, and commits
  * fill                       one of each kind of record, for the committed stores
  */
 public final class Ledger {
@@ -40,6 +41,9 @@ public final class Ledger {
                 break;
             case "keys":
                 keys(args[1], args);
+                break;
+            case "consume":
+                consume(args[1], args[2], Integer.parseInt(args[3]));
                 break;
             case "fill":
                 fill();
@@ -131,6 +135,16 @@ public final class Ledger {
         }
     }
 
+    private static void consume(String topic, String group, int count) throws Exception {
+        Interop.producer = Interop.producer("ledger");
+        Interop.eventually("routed", () -> !Interop.producer.fetchPublishMessageQueues(topic).isEmpty());
+        Interop.Inbox inbox = new Interop.Inbox();
+        DefaultMQPushConsumer consumer = Interop.start(group, topic, "*", false, inbox);
+        Interop.eventually(count + " consumed by " + group, () -> inbox.messages.size() >= count);
+        consumer.shutdown();
+        inbox.messages.forEach(Ledger::print);
+    }
+
     private static void print(MessageExt message) {
         System.out.println(String.join("\t", message.getTopic(), "" + message.getQueueId(), "" + message.getQueueOffset(),
             message.getMsgId(), "" + message.getKeys(), abbreviated(message.getBody()),
@@ -176,8 +190,8 @@ public final class Ledger {
             Interop.send(message);
         }
         transactions("golden-transactions");
-        consume("golden-retried", "G-golden-retry", 4, true);
-        consume(plain, "G-golden", 300, false);
+        consumeGolden("golden-retried", "G-golden-retry", 4, true);
+        consumeGolden(plain, "G-golden", 300, false);
     }
 
     private static void transactions(String topic) throws Exception {
@@ -203,7 +217,7 @@ public final class Ledger {
     }
 
     /** Consumes a topic with a group; the first delivery of each message fails when `retry` is asked for. */
-    private static void consume(String topic, String group, int count, boolean retry) throws Exception {
+    private static void consumeGolden(String topic, String group, int count, boolean retry) throws Exception {
         if (retry) {
             Interop.create(topic);
             Interop.sendSome(topic, "retried", count);

@@ -1,0 +1,289 @@
+//! A store that changes hands: the original writes, ours goes on, the original goes on, and the other way round.
+//!
+//! Each round runs three brokers one after the other on one folder, and ends each by SIGTERM, or by SIGKILL while it is being
+//! written to. After every change of hands a stock client must find every acknowledged message at its queue offset, queue
+//! offsets without a gap, what the key index knew, and groups where they stopped. The name server is never of the first
+//! broker's kind, so each kind of broker also registers with the other's name server. While a broker runs, the other kind must
+//! refuse its folder.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::java;
+use crate::process::{output, root, run as run_command, scratch};
+use crate::server::{Kind, Ports, Role, Server, Spec};
+
+const PORTS: Ports = Ports { namesrv: 39_978, broker: 41_931 };
+/// Where the broker that must be refused would listen.
+const INTRUDER_PORTS: Ports = Ports { namesrv: 39_978, broker: 41_951 };
+const TOPIC: &str = "handover";
+const GROUP: &str = "G-handover";
+const MESSAGES: usize = 250;
+
+/// How a broker ends its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// SIGTERM.
+    Stop,
+    /// SIGKILL under load.
+    Kill,
+}
+
+/// Runs every round, or those whose names contain one of `words`.
+pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
+    run_command(
+        Command::new("cargo")
+            .args(["build", "--release", "--package", "apogee"])
+            .current_dir(root()),
+    )?;
+    let (mut passed, mut failed) = (0, 0);
+    for release in ["5.5.0", "4.9.7"] {
+        let original = Kind::parse(release);
+        for (first, second) in [(&original, &Kind::Apogee), (&Kind::Apogee, &original)] {
+            for end in [End::Stop, End::Kill] {
+                let name = format!("{first}-{second}-{first}-{end:?}").to_lowercase();
+                if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
+                    continue;
+                }
+                let began = Instant::now();
+                match Round::new(&name, release, second)?.play([first, second, first], end) {
+                    Ok(()) => {
+                        passed += 1;
+                        println!("{name} ... ok ({} ms)", began.elapsed().as_millis());
+                    }
+                    Err(error) => {
+                        failed += 1;
+                        println!("{name} ... FAILED: {error:#}");
+                    }
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    ensure!(failed == 0 && passed > 0, "{failed} rounds failed");
+    Ok(())
+}
+
+/// One folder, one name server, and what its clients were promised.
+struct Round {
+    folder: PathBuf,
+    class_path: String,
+    namesrv: Spec,
+    /// Lines of acknowledged messages: topic, queue, queue offset, unique key, key, body.
+    acknowledged: Vec<String>,
+    /// How many of them the group has consumed and committed.
+    consumed: usize,
+}
+
+impl Round {
+    fn new(name: &str, release: &str, namesrv: &Kind) -> anyhow::Result<Round> {
+        let folder = scratch().join("handover").join(name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        Ok(Round {
+            class_path: java::programs(release)?,
+            namesrv: Spec::new(namesrv, Role::Namesrv, folder.join("namesrv"), PORTS),
+            folder,
+            acknowledged: Vec::new(),
+            consumed: 0,
+        })
+    }
+
+    fn play(mut self, brokers: [&Kind; 3], end: End) -> anyhow::Result<()> {
+        let _namesrv = self.namesrv.start().context("name server")?;
+        for (turn, kind) in brokers.into_iter().enumerate() {
+            let context = format!("turn {turn} of {kind}");
+            let broker = self.broker(kind, PORTS).start().with_context(|| context.clone())?;
+            self.turn(turn, kind, broker, end).with_context(|| context.clone())?;
+        }
+        Ok(())
+    }
+
+    fn broker(&self, kind: &Kind, ports: Ports) -> Spec {
+        let folder = self.folder.join(format!("broker-{kind}-{}", ports.broker));
+        let mut spec = Spec::new(kind, Role::Broker, folder, ports);
+        spec.store = self.folder.join("store");
+        // a few hundred messages span several files of each kind
+        spec.extra = [
+            "mappedFileSizeCommitLog=65536",
+            "mappedFileSizeConsumeQueue=1000",
+            "maxHashSlotNum=200",
+            "maxIndexNum=800",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        spec
+    }
+
+    /// What one broker inherits is checked, then it is written to and ended.
+    fn turn(&mut self, turn: usize, kind: &Kind, broker: Server, end: End) -> anyhow::Result<()> {
+        self.check_messages()?;
+        self.check_keys()?;
+        self.check_lock(kind)?;
+        let prefix = format!("turn{turn}");
+        self.acknowledged.extend(lines(&self.ledger(&[
+            "write",
+            TOPIC,
+            &prefix,
+            &MESSAGES.to_string(),
+        ])?));
+        self.consume()?;
+        match end {
+            End::Stop => broker.stop(),
+            End::Kill => self.kill_under_load(&prefix, broker),
+        }
+    }
+
+    /// Ends the broker while a client writes to it; what was acknowledged counts, the rest may be there or not.
+    fn kill_under_load(&mut self, prefix: &str, broker: Server) -> anyhow::Result<()> {
+        let mut client = self.client(&["write", TOPIC, &format!("{prefix}-load"), "0"])?;
+        let mut child =
+            client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let written = BufReader::new(child.stdout.take().context("piped")?).lines();
+        let mut broker = Some(broker);
+        for (count, line) in written.enumerate() {
+            let line = line?;
+            if line.starts_with(TOPIC) {
+                self.acknowledged.push(line);
+            }
+            if count == MESSAGES {
+                broker.take().context("killed once")?.kill()?;
+            }
+        }
+        ensure!(broker.is_none(), "the writer ended before the broker");
+        child.wait()?;
+        Ok(())
+    }
+
+    fn check_messages(&self) -> anyhow::Result<()> {
+        if self.acknowledged.is_empty() {
+            return Ok(());
+        }
+        let text = self.ledger(&["read", TOPIC])?;
+        let mut next: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut found = HashMap::new();
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            match fields[..] {
+                ["@queue", _, _, min, max] => {
+                    ensure!(min == "0", "a queue begins at {min} and ends at {max}")
+                }
+                [TOPIC, queue, offset, unique, key, body, ..] => {
+                    let wanted = next.entry(queue).or_default();
+                    ensure!(
+                        offset.parse() == Ok(*wanted),
+                        "queue {queue}: offset {wanted} is missing, {offset} is there"
+                    );
+                    *wanted += 1;
+                    found.insert((queue, offset), (unique, key, body));
+                }
+                _ => {}
+            }
+        }
+        for line in &self.acknowledged {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [_, queue, offset, unique, key, body] = fields[..] else {
+                bail!("a line of {line}")
+            };
+            ensure!(
+                found.get(&(queue, offset)) == Some(&(unique, key, body)),
+                "lost or changed: {line}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The key index is asked for some keys of each turn, and for the newest.
+    fn check_keys(&self) -> anyhow::Result<()> {
+        let step = (self.acknowledged.len() / 20).max(1);
+        let sample = self.acknowledged.iter().rev().step_by(step).collect::<Vec<_>>();
+        if sample.is_empty() {
+            return Ok(());
+        }
+        let keys = sample
+            .iter()
+            .map(|line| line.split('\t').nth(4).context("a key"))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let text = self.ledger(&[&["keys", TOPIC][..], &keys].concat())?;
+        for line in sample {
+            ensure!(
+                text.lines().any(|found| found.starts_with(line.as_str())),
+                "not found by its key: {line}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The other kind must refuse the folder of a running broker, and say why.
+    fn check_lock(&self, running: &Kind) -> anyhow::Result<()> {
+        let other = match running {
+            Kind::Apogee => Kind::parse("5.5.0"),
+            Kind::Original(_) => Kind::Apogee,
+        };
+        match self.broker(&other, INTRUDER_PORTS).start() {
+            Ok(_) => bail!("{other} opened the folder of a running {running}"),
+            Err(refused) => {
+                let text = format!("{refused:#}").to_lowercase();
+                ensure!(text.contains("lock"), "{other} ended for another reason: {text}");
+                Ok(())
+            }
+        }
+    }
+
+    /// The group gets what it has not had yet, exactly, and its offsets are on disk afterwards.
+    fn consume(&mut self) -> anyhow::Result<()> {
+        let text = self.ledger(&["read", TOPIC])?;
+        let all = lines(&text).len();
+        let wanted = all - self.consumed;
+        let got = lines(&self.ledger(&["consume", TOPIC, GROUP, &wanted.to_string()])?).len();
+        ensure!(got == wanted, "{GROUP} got {got} messages instead of {wanted}");
+        self.consumed = all;
+        let file = self.folder.join("store/config/consumerOffset.json");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while committed(&file) != Some(all) {
+            ensure!(
+                Instant::now() < deadline,
+                "{:?} committed on disk instead of {all}",
+                committed(&file)
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn client(&self, words: &[&str]) -> anyhow::Result<Command> {
+        let mut client = java::java(&self.class_path, &self.folder.join("client"))?;
+        client.arg("-Xmx256m").arg("Ledger").args(words);
+        client.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
+        Ok(client)
+    }
+
+    fn ledger(&self, words: &[&str]) -> anyhow::Result<String> {
+        output(&mut self.client(words)?)
+    }
+}
+
+/// The lines that stand for messages.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().filter(|line| line.starts_with(TOPIC)).map(str::to_owned).collect()
+}
+
+/// The sum of the group's offsets in the table on disk.
+fn committed(file: &Path) -> Option<usize> {
+    let text: String = fs::read_to_string(file).ok()?.split_whitespace().collect();
+    let (_, offsets) = text
+        .split_once("\"offsetTable\":")?
+        .1
+        .split_once(&format!("\"{TOPIC}@{GROUP}\":{{"))?;
+    let offsets = offsets.split_once('}')?.0;
+    offsets.split(',').map(|pair| pair.split_once(':')?.1.parse::<usize>().ok()).sum()
+}
