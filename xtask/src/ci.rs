@@ -10,9 +10,11 @@ use crate::{handover, interop};
 
 const DENY: &str = "0.18.9";
 
+type Step = fn() -> anyhow::Result<()>;
+
 /// Runs every step, or those that are named, and stops at the first that fails.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
-    let steps: [(&str, fn() -> anyhow::Result<()>); 9] = [
+    let steps: [(&str, Step); 9] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         // README's second command; the tidy test is one of these
@@ -57,5 +59,7 @@ fn deny() -> anyhow::Result<()> {
         let mut install = command(&["install", "--locked", "--no-default-features", &version]);
         run_command(install.arg("--root").arg(&tools))?;
     }
-    run_command(Command::new(binary).args(["check", "licenses", "bans", "sources"]).current_dir(root()))
+    run_command(
+        Command::new(binary).args(["check", "licenses", "bans", "sources"]).current_dir(root()),
+    )
 }

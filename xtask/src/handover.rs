@@ -280,10 +280,8 @@ fn lines(text: &str) -> Vec<String> {
 /// The sum of the group's offsets in the table on disk.
 fn committed(file: &Path) -> Option<usize> {
     let text: String = fs::read_to_string(file).ok()?.split_whitespace().collect();
-    let (_, offsets) = text
-        .split_once("\"offsetTable\":")?
-        .1
-        .split_once(&format!("\"{TOPIC}@{GROUP}\":{{"))?;
+    let (_, offsets) =
+        text.split_once("\"offsetTable\":")?.1.split_once(&format!("\"{TOPIC}@{GROUP}\":{{"))?;
     let offsets = offsets.split_once('}')?.0;
     offsets.split(',').map(|pair| pair.split_once(':')?.1.parse::<usize>().ok()).sum()
 }
