@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::process::{root, run as run_command, scratch};
 use crate::{handover, interop};
 
-const DENY: &str = "0.18.9";
+const DENY: &str = "0.20.2";
 
 type Step = fn() -> anyhow::Result<()>;
 
