@@ -17,7 +17,7 @@ use cluster::{
     registration::{self, Registration},
 };
 use env::Env;
-use gateway::v4::V4;
+use gateway::v4::{Announce, V4};
 use remoting::{Listeners, Server};
 use store::Store;
 use tracing::{info, warn};
@@ -204,7 +204,7 @@ struct BrokerRole {
     broker: Broker,
     housekeeping: tokio::task::JoinHandle<()>,
     server: Server,
-    registration: Registration,
+    registration: Arc<Registration>,
 }
 
 impl BrokerRole {
@@ -234,10 +234,13 @@ impl BrokerRole {
         let workers = store.start()?;
         let broker = Broker::open(options, store.clone(), env.clone())?;
         let housekeeping = tokio::spawn(broker.clone().run());
-        let door = V4::new(broker.clone(), env.clock.clone());
+        let registration = Arc::new(Registration::start(
+            registration,
+            Arc::new(broker.clone()),
+            env.clock.clone(),
+        ));
+        let door = V4::new(broker.clone(), env.clock.clone()).announcing(announce(&registration));
         let server = listeners.serve(Arc::new(door), limits, env.clock.clone());
-        let registration =
-            Registration::start(registration, Arc::new(broker.clone()), env.clock.clone());
         registration.settled().await;
         Ok(BrokerRole { store, workers, broker, housekeeping, server, registration })
     }
@@ -251,7 +254,27 @@ impl BrokerRole {
         self.store
             .shutdown()
             .context("the store could not be closed; it will be recovered at the next start")?;
-        self.registration.stop().await;
+        // the door is gone, and with it every other handle
+        if let Some(registration) = Arc::into_inner(self.registration) {
+            registration.stop().await;
+        }
         Ok(())
     }
+}
+
+/// How long the answer to a change of a topic waits for name servers.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Waits until name servers know of the topics as they are.
+fn announce(registration: &Arc<Registration>) -> Announce {
+    let registration = Arc::downgrade(registration);
+    Arc::new(move || {
+        let registration = registration.clone();
+        Box::pin(async move {
+            if let Some(registration) = registration.upgrade() {
+                // whoever cannot be told in time learns it later
+                let _ = tokio::time::timeout(ANNOUNCE_TIMEOUT, registration.settled()).await;
+            }
+        })
+    })
 }

@@ -10,4 +10,4 @@ mod errors;
 mod session;
 mod verbs;
 
-pub use session::V4;
+pub use session::{Announce, V4};

@@ -3,7 +3,7 @@
 //! The sends of a run are one `publish`; whatever can be answered at once is answered in the run's own write. Only what
 //! must wait (a long poll, a mark of the log, a cold read) becomes a future of the connection's task.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use broker::{
     Broker,
@@ -29,7 +29,11 @@ pub struct V4 {
     pub(crate) clock: Clock,
     /// What every answer to a send carries: `MSG_REGION` and `TRACE_ON`.
     pub(crate) send_fields: Arc<[(&'static str, String); 2]>,
+    announce: Option<Announce>,
 }
+
+/// Resolves when name servers know of every change of a topic made so far, or cannot be told.
+pub type Announce = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl V4 {
     /// Makes the door; `clock` measures how long a send waits for a sync.
@@ -39,7 +43,13 @@ impl V4 {
             (name::MSG_REGION, options.region_id.clone()),
             (name::TRACE_ON, options.trace_on.to_string()),
         ];
-        V4 { broker, clock, send_fields: Arc::new(send_fields) }
+        V4 { broker, clock, send_fields: Arc::new(send_fields), announce: None }
+    }
+
+    /// Has the creation and deletion of topics answered only when name servers know of it, as in the original: who
+    /// asks for a route next finds it.
+    pub fn announcing(self, announce: Announce) -> V4 {
+        V4 { announce: Some(announce), ..self }
     }
 }
 
@@ -148,8 +158,22 @@ impl Session {
 
             code => Err(Refusal::unsupported(code)),
         };
-        if let Some(frame) = finish(&request, answer) {
-            replies.push(&frame);
+        let changes_topics = matches!(
+            request.request_code(),
+            RequestCode::UPDATE_AND_CREATE_TOPIC
+                | RequestCode::UPDATE_AND_CREATE_TOPIC_LIST
+                | RequestCode::DELETE_TOPIC_IN_BROKER
+        );
+        match (&self.door.announce, finish(&request, answer)) {
+            (Some(announce), Some(frame)) if changes_topics => {
+                let told = announce();
+                replies.later(1, async move {
+                    told.await;
+                    Answers::from(frame)
+                });
+            }
+            (_, Some(frame)) => replies.push(&frame),
+            (_, None) => {}
         }
     }
 }
