@@ -267,7 +267,7 @@ impl Frame {
 
     /// The remark, cut to what is written of it.
     fn short_remark(&self) -> Option<&str> {
-        let remark = self.remark.as_deref().filter(|remark| !remark.is_empty())?;
+        let remark = self.remark.as_deref()?;
         Some(&remark[..remark.floor_char_boundary(REMARK_BYTES_MAX)])
     }
 
@@ -420,8 +420,8 @@ fn decode_binary(mut head: &[u8]) -> Result<Frame, FrameError> {
         let name = fields.split_off(..name_len).ok_or(FrameError::Length)?;
         let value_len = fields.try_get_u32().map_err(short)? as usize;
         let value = fields.split_off(..value_len).ok_or(FrameError::Length)?;
-        // Java reads an empty string as null.
-        if name_len > 0 && value_len > 0 {
+        // Java reads an empty name as null, which nobody asks for.
+        if name_len > 0 {
             if ext.len() == FIELDS_MAX {
                 return Err(FrameError::Fields);
             }
@@ -538,7 +538,7 @@ mod tests {
             language in 0u8..14,
             kind in prop::sample::select(&[Kind::Request, Kind::Oneway, Kind::Response][..]),
             remark in prop::option::of(".{1,20}"),
-            fields in prop::collection::vec((".{1,5}", "\\PC{1,9}|[\u{0}-\u{24}\"\\\\]{1,9}"), 0..20),
+            fields in prop::collection::vec((".{1,5}", "\\PC{0,9}|[\u{0}-\u{24}\"\\\\]{0,9}"), 0..20),
             body: Vec<u8>,
             codec in prop::sample::select(&[Codec::Json, Codec::Binary][..]),
         ) -> Frame {

@@ -105,6 +105,8 @@ pub struct ConsumerOffsetTable {
     pub group_topic_map: Option<BTreeMap<String, Vec<String>>>,
     /// Offset of the next message, by `topic@group` and queue.
     pub offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Offset of the next message to pull, in the same form (5.5.0).
+    pub pull_offset_table: Option<BTreeMap<String, BTreeMap<i32, i64>>>,
     /// Members of newer versions.
     #[serde(flatten)]
     pub rest: Unknown,

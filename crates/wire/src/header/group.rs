@@ -16,7 +16,8 @@ pub struct OneGroup<'a> {
 pub struct DeleteGroup<'a> {
     /// Group to delete.
     pub group_name: &'a str,
-    /// Whether its offsets go too.
+    /// Whether its offsets go too; called `removeOffset` by 4.x.
+    #[serde(alias = "removeOffset")]
     pub clean_offset: bool,
 }
 
