@@ -51,9 +51,13 @@ impl Broker {
 
         put("msgPutTotalTodayNow", stats.put.total().to_string());
         put("msgGetTotalTodayNow", stats.got.total().to_string());
-        for morning in ["Yesterday", "Today"] {
-            put(&format!("msgPutTotal{morning}Morning"), "0".into());
-            put(&format!("msgGetTotal{morning}Morning"), "0".into());
+        let mornings = stats.mornings();
+        for (day, put_total, got_total) in [
+            ("Yesterday", mornings.put[0], mornings.got[0]),
+            ("Today", mornings.put[1], mornings.got[1]),
+        ] {
+            put(&format!("msgPutTotal{day}Morning"), put_total.to_string());
+            put(&format!("msgGetTotal{day}Morning"), got_total.to_string());
         }
         put("putMessageTimesTotal", stats.put.total().to_string());
         put("putMessageSizeTotal", stats.put_bytes.total().to_string());
@@ -78,7 +82,7 @@ impl Broker {
         put("earliestMessageTimeStamp", earliest.to_string());
         put("commitLogDiskRatio", status.log_disk_used_ratio.to_string());
         put("consumeQueueDiskRatio", status.log_disk_used_ratio.to_string());
-        if let Ok(space) = inner.env.disk.space(&options.config_dir) {
+        if let Ok(space) = inner.env.disk.space(&inner.store.config_dir()) {
             let (total, free) = (bytes_text(space.total), bytes_text(space.free));
             put("commitLogDirCapacity", format!("Total : {total}, Free : {free}."));
         }

@@ -9,9 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use wire::id::OffsetId;
-
-use wire::code::Language;
+use wire::{code::Language, id::OffsetId};
 
 /// Who asks: what a door knows of the peer of one request.
 #[derive(Debug, Clone)]
@@ -731,11 +729,6 @@ pub enum SendBackError {
     /// SYSTEM_ERROR.
     #[error("look message by offset failed, {0}")]
     NoMessage(i64),
-    /// SYSTEM_ERROR.
-    #[error(
-        "delay levels are not supported by this broker yet: the message cannot be sent back with a delay"
-    )]
-    Unsupported,
     /// The append was refused; the code is that of the send.
     #[error(transparent)]
     Publish(#[from] PublishError),

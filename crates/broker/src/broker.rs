@@ -1,7 +1,7 @@
 //! The broker as a whole: opening its tables, housekeeping, and the short operations that are a rule in a few lines.
 //!
 //! Tables are JSON files in the store's `config` directory, in the original's formats. Housekeeping is one loop that
-//! looks each second at what is due: [`Broker::tick`] is a step of it, so that a test can drive it by hand.
+//! looks ten times a second at what is due: [`Broker::tick`] is a step of it, so that a test can drive it by hand.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,14 @@ use bytestring::ByteString;
 use env::Env;
 use store::{Boundary, Fault, Store};
 use tokio::sync::watch;
-use wire::properties::{self, name};
-
-use wire::body::{
-    MessageQueue,
-    client::{ConsumerConnection, ProducerConnection, SubscriptionData},
-    group::{ConsumerOffsetTable, SubscriptionGroupConfig, SubscriptionGroupTable},
-    topic::{TopicConfig, TopicConfigTable},
+use wire::{
+    body::{
+        MessageQueue,
+        client::{ConsumerConnection, ProducerConnection, SubscriptionData},
+        group::{ConsumerOffsetTable, SubscriptionGroupConfig, SubscriptionGroupTable},
+        topic::{TopicConfig, TopicConfigTable},
+    },
+    properties::{self, name},
 };
 
 use crate::{
@@ -136,10 +137,9 @@ impl Broker {
     /// [`OpenError`] when a table cannot be read.
     pub fn open(options: Options, store: Store, env: Env) -> Result<Broker, OpenError> {
         let clock = env.clock.clone();
-        let topics = Topics::new(table(&options, &env, "topics.json")?, &options, clock.clone());
-        let groups = Groups::new(table(&options, &env, "subscriptionGroup.json")?, &options, clock);
-        let offset_table: Saved<ConsumerOffsetTable> =
-            table(&options, &env, "consumerOffset.json")?;
+        let topics = Topics::new(table(&store, &env, "topics.json")?, &options, clock.clone());
+        let groups = Groups::new(table(&store, &env, "subscriptionGroup.json")?, &options, clock);
+        let offset_table: Saved<ConsumerOffsetTable> = table(&store, &env, "consumerOffset.json")?;
         let offsets = Offsets::new(&offset_table.read().offset_table, options.offsets_max);
         let own_properties = properties::from_pairs([
             (name::CLUSTER, options.cluster_name.as_str()),
@@ -155,7 +155,7 @@ impl Broker {
             locks: Locks::new(lease, options.locks_max),
             parked: Parked::new(options.parked_pulls_max),
             delay_levels: DelayLevels::new(
-                table(&options, &env, "delayOffset.json")?,
+                table(&store, &env, "delayOffset.json")?,
                 &options,
                 &store,
             ),
@@ -191,6 +191,11 @@ impl Broker {
         self.inner.options.read().clone()
     }
 
+    /// Returns how long a send waits for the device under `SYNC_FLUSH`.
+    pub fn sync_flush_timeout(&self) -> Duration {
+        Duration::from_millis(self.inner.options.read().sync_flush_timeout)
+    }
+
     /// Returns the store below, for its marks and its status.
     pub fn store(&self) -> &Store {
         &self.inner.store
@@ -201,21 +206,22 @@ impl Broker {
         let clock = &self.inner.env.clock;
         loop {
             clock.sleep(TICK).await;
-            if self.is_work_due() {
+            while self.is_work_due() {
                 let broker = self.clone();
-                blocking(move || broker.tick()).await;
+                if !blocking(move || broker.tick()).await {
+                    break;
+                }
             }
         }
     }
 
-    /// Does what is due of the housekeeping. It may wait for the disk.
-    pub fn tick(&self) {
+    /// Does what is due of the housekeeping, a bounded piece of it; says whether there is more to do at once. It may
+    /// wait for the disk.
+    pub fn tick(&self) -> bool {
         let inner = &*self.inner;
         let (now, time) = (inner.env.clock.now(), inner.env.clock.monotonic());
         let due = self.due().take(time, &inner.options.read());
-        if inner.delay_levels.is_any_due(now) {
-            self.deliver_due();
-        }
+        let is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
         if due.clients {
             let options = inner.options.read().clone();
             inner.clients.tick(time, &options, &inner.groups);
@@ -223,7 +229,7 @@ impl Broker {
         if due.sample {
             inner.locks.release_expired(time);
             let topics = inner.topics.all();
-            inner.stats.sample(topics.iter().map(|topic| &*topic.stats));
+            inner.stats.sample(now, topics.iter().map(|topic| &*topic.stats));
         }
         inner.topics.saved().flush();
         inner.groups.saved().flush();
@@ -233,6 +239,7 @@ impl Broker {
         if due.delays {
             inner.delay_levels.flush(&inner.store, now);
         }
+        is_more
     }
 
     fn is_work_due(&self) -> bool {
@@ -616,9 +623,9 @@ fn group_topics(offsets: &OffsetTable) -> BTreeMap<String, Vec<String>> {
     groups
 }
 
-fn table<T>(options: &Options, env: &Env, file: &'static str) -> Result<Saved<T>, OpenError>
+fn table<T>(store: &Store, env: &Env, file: &'static str) -> Result<Saved<T>, OpenError>
 where
     T: Clone + Default + serde::Serialize + serde::de::DeserializeOwned,
 {
-    Saved::open(env, &options.config_dir, file).map_err(|source| OpenError::Table { file, source })
+    Saved::open(env, &store.config_dir(), file).map_err(|source| OpenError::Table { file, source })
 }

@@ -43,8 +43,13 @@ pub struct DelayOffsetTable {
     pub rest: Unknown,
 }
 
+/// Runs of [`DELIVERED_MAX`] that one call delivers of a level.
+const RUNS_MAX: usize = 16;
+
 /// The levels and how far each is delivered.
 pub(crate) struct DelayLevels {
+    /// How many there are, known without the lock.
+    count: i32,
     levels: Mutex<Vec<Level>>,
     table: Saved<DelayOffsetTable>,
 }
@@ -82,7 +87,8 @@ impl DelayLevels {
                 next_due: None,
             }
         });
-        DelayLevels { levels: Mutex::new(levels.collect()), table }
+        let levels: Vec<Level> = levels.collect();
+        DelayLevels { count: levels.len() as i32, levels: Mutex::new(levels), table }
     }
 
     /// Returns `offset,maxOffset` of each level, for the runtime info.
@@ -134,7 +140,7 @@ impl Broker {
         level: i32,
         text: &mut String,
     ) -> Result<(Arc<Topic>, i32), PublishError> {
-        let levels = self.inner.delay_levels.levels().len() as i32;
+        let levels = self.inner.delay_levels.count;
         let Some(schedule) = self.inner.topics.find(names::SCHEDULE_TOPIC).filter(|_| levels > 0)
         else {
             return Err(PublishError::Unsupported {
@@ -149,14 +155,15 @@ impl Broker {
         Ok((schedule, level - 1))
     }
 
-    /// Delivers what is due. It may wait for the disk; a level that fails tries again at the next call.
-    pub(crate) fn deliver_due(&self) {
-        let inner = &*self.inner;
-        let mut levels = inner.delay_levels.levels();
+    /// Delivers what is due, a bounded number of messages; says whether there may be more. It may wait for the disk; a
+    /// level that fails tries again at the next call.
+    pub(crate) fn deliver_due(&self) -> bool {
+        let mut levels = self.inner.delay_levels.levels();
+        let mut is_more = false;
         for (level, number) in levels.iter_mut().zip(1..) {
-            loop {
+            for run in 1..=RUNS_MAX {
                 match self.deliver_level(level) {
-                    Ok(true) => {}
+                    Ok(true) => is_more |= run == RUNS_MAX,
                     Ok(false) => break,
                     Err(fault) => {
                         tracing::warn!(level = number, error = %fault, "delayed messages not delivered");
@@ -165,6 +172,7 @@ impl Broker {
                 }
             }
         }
+        is_more
     }
 
     /// Delivers some messages of a level; says whether there may be more that are due.

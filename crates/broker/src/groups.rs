@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytestring::ByteString;
-use wire::names;
-
-use wire::body::group::{SubscriptionGroupConfig, SubscriptionGroupTable};
+use wire::{
+    body::group::{SubscriptionGroupConfig, SubscriptionGroupTable},
+    names,
+};
 
 use crate::{
     Options,

@@ -3,18 +3,13 @@
 //! The struct is plain; reading files, flags and environment into it is the binary's business. Fields that an
 //! administrator may change while the broker runs are listed in `admin.rs`.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use env::Millis;
 
 /// Options of the broker's rules. `Default` is RocketMQ's, field by field, and then ours.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `<storePathRootDir>/config`: where the tables lie.
-    pub config_dir: PathBuf,
     /// `brokerName`: the name of this broker set in routes.
     pub broker_name: String,
     /// `brokerClusterName`.
@@ -90,8 +85,6 @@ pub struct Options {
     pub notify_consumer_ids_changed_enable: bool,
     /// `channelExpiredTimeout`: how long a client without heartbeat stays, ms.
     pub channel_expired_timeout: u64,
-    /// `subscriptionExpiredTimeout`: how long a subscription nobody renews stays, ms.
-    pub subscription_expired_timeout: u64,
     /// `flushConsumerOffsetInterval`: how often `consumerOffset.json` is written, ms.
     pub flush_consumer_offset_interval: u64,
     /// `useServerSideResetOffset`: a reset waits on the broker for the next pull.
@@ -122,7 +115,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            config_dir: PathBuf::from("store/config"),
             broker_name: "DEFAULT_BROKER".into(),
             cluster_name: "DefaultCluster".into(),
             broker_id: 0,
@@ -160,7 +152,6 @@ impl Default for Options {
             filter_message_size_max: 16_000,
             notify_consumer_ids_changed_enable: true,
             channel_expired_timeout: 120_000,
-            subscription_expired_timeout: 600_000,
             flush_consumer_offset_interval: 5_000,
             use_server_side_reset_offset: true,
             lock_lease: 60_000,

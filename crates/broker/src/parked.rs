@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering, fence},
     },
 };
 
@@ -62,9 +62,8 @@ impl Parked {
         from: i64,
         tags: TagFilter,
     ) -> Result<ParkedPull<'_>, TableFull> {
-        // SeqCst: either the dispatcher sees this count, or the caller's next look sees the dispatched message.
-        if self.count.fetch_add(1, Ordering::SeqCst) >= self.parked_max {
-            self.count.fetch_sub(1, Ordering::SeqCst);
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.parked_max {
+            self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(TableFull {
                 table: "waiting pulls",
                 max: self.parked_max,
@@ -78,12 +77,15 @@ impl Parked {
             notify: Notify::new(),
         });
         self.shard(queue).entry(key(queue)).or_default().push(waiter.clone());
+        fence(Ordering::SeqCst);
         Ok(ParkedPull { parked: self, waiter })
     }
 
     /// Wakes who waits for a message of `queue` below `max_offset`; called by the store's dispatcher.
     pub(crate) fn on_dispatch(&self, queue: &Arc<Queue>, max_offset: i64) {
-        if self.count.load(Ordering::SeqCst) == 0 {
+        // Paired with the fence in `park`: either this sees the count, or who parks sees the queue's new end.
+        fence(Ordering::SeqCst);
+        if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let shard = self.shard(queue);
@@ -147,7 +149,7 @@ impl Drop for ParkedPull<'_> {
                 shard.remove(&key(queue));
             }
         }
-        self.parked.count.fetch_sub(1, Ordering::SeqCst);
+        self.parked.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use store::{Fault, Queue, QueueEntry};
-use wire::names::perm;
-
-use wire::body::{
-    client::{ConsumeType, MessageModel},
-    group::SubscriptionGroupConfig,
+use wire::{
+    body::{
+        client::{ConsumeType, MessageModel},
+        group::SubscriptionGroupConfig,
+    },
+    names::{self, perm},
 };
 
 use crate::{
@@ -162,9 +163,7 @@ impl Broker {
         request: &Pull,
         group: &SubscriptionGroupConfig,
     ) -> Result<TagFilter, PullError> {
-        let view = self.inner.clients.view(&request.group, &request.topic);
-        let is_active =
-            view.as_ref().is_none_or(|view| view.consume_type == ConsumeType::ConsumeActively);
+        let view = || self.inner.clients.view(&request.group, &request.topic);
         let tags = match &request.filter {
             Filter::Expression { kind, expression } if is_tag_type(kind) => {
                 TagFilter::parse(expression).map_err(|_| PullError::InvalidExpression)?
@@ -176,7 +175,7 @@ impl Broker {
                 return Err(PullError::UnsupportedFilter(kind.clone()));
             }
             Filter::Registered => {
-                let view = view.ok_or(PullError::NoGroupMember)?;
+                let view = view().ok_or(PullError::NoGroupMember)?;
                 if !group.consume_broadcast_enable
                     && view.message_model == MessageModel::Broadcasting
                 {
@@ -197,8 +196,8 @@ impl Broker {
             }
         };
         if options.reject_pull_consumer_enable
-            && is_active
-            && !wire::names::is_system_group(&request.group)
+            && !names::is_system_group(&request.group)
+            && view().is_none_or(|view| view.consume_type == ConsumeType::ConsumeActively)
         {
             return Err(PullError::NoGroupMember);
         }

@@ -85,6 +85,15 @@ pub(crate) struct Stats {
     pub(crate) found: Rate,
     pub(crate) missed: Rate,
     groups: RwLock<HashMap<ByteString, HashMap<ByteString, Arc<Rate>>>>,
+    mornings: Mutex<Mornings>,
+}
+
+/// Totals at the last two midnights (UTC) that this broker has seen; 0 before.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Mornings {
+    day: i64,
+    pub(crate) put: [u64; 2],
+    pub(crate) got: [u64; 2],
 }
 
 impl Stats {
@@ -114,15 +123,34 @@ impl Stats {
     }
 
     /// Takes a sample of every counter but the topics'.
-    pub(crate) fn sample<'t>(&self, topics: impl IntoIterator<Item = &'t TopicStats>) {
+    pub(crate) fn sample<'t>(
+        &self,
+        now: env::Millis,
+        topics: impl IntoIterator<Item = &'t TopicStats>,
+    ) {
         for rate in
             [&self.put, &self.put_bytes, &self.got, &self.got_bytes, &self.found, &self.missed]
         {
             rate.sample();
         }
+        self.note_morning(now.div_euclid(86_400_000));
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         groups.values().flat_map(HashMap::values).for_each(|rate| rate.sample());
         topics.into_iter().for_each(|topic| topic.put.sample());
+    }
+
+    /// Returns the totals of yesterday's and of today's morning, in this order.
+    pub(crate) fn mornings(&self) -> Mornings {
+        *self.mornings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_morning(&self, day: i64) {
+        let mut mornings = self.mornings.lock().unwrap_or_else(PoisonError::into_inner);
+        if mornings.day != 0 && day > mornings.day {
+            mornings.put = [mornings.put[1], self.put.total()];
+            mornings.got = [mornings.got[1], self.got.total()];
+        }
+        mornings.day = day;
     }
 
     /// Forgets the counters of a topic or of a group that was deleted.
@@ -158,5 +186,18 @@ mod tests {
             rate.sample();
         }
         assert_eq!(rate.per_second(6), 0.0);
+    }
+
+    #[test]
+    fn a_morning_remembers_what_was_there_before_it() {
+        let stats = Stats::default();
+        for day in 1..=3 {
+            stats.sample(day * 86_400_000, []);
+            assert_eq!(
+                stats.mornings().put,
+                [day.max(2) as u64 - 2, day as u64 - 1].map(|n| n * 10)
+            );
+            stats.put.add(10);
+        }
     }
 }

@@ -16,9 +16,10 @@ use std::{
 use bytestring::ByteString;
 use store::{Queue, Store};
 use tokio::sync::watch;
-use wire::names::{self, perm, topic_flag};
-
-use wire::body::topic::{TopicConfig, TopicConfigTable, TopicFilterType};
+use wire::{
+    body::topic::{TopicConfig, TopicConfigTable, TopicFilterType},
+    names::{self, perm, topic_flag},
+};
 
 use crate::{
     Options,

@@ -145,6 +145,11 @@ impl Store {
         self.0.log.record_at(at, Wait::Allowed)?.ok_or(Fault::OutOfRange(at))
     }
 
+    /// Returns the directory in which tables lie.
+    pub fn config_dir(&self) -> PathBuf {
+        self.0.options.config_dir()
+    }
+
     /// Returns the watermarks.
     pub fn marks(&self) -> &Marks {
         &self.0.log.marks

@@ -123,7 +123,6 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "maxFilterMessageSize" broker.filter_message_size_max = Int(20, INT_MAX), "Bytes of queue entries that one filtered pull looks at.";
     RocketMq "notifyConsumerIdsChangedEnable" broker.notify_consumer_ids_changed_enable = Bool, "Tells consumers when their group changes.";
     RocketMq "channelExpiredTimeout" broker.channel_expired_timeout = Int(1_000, DAY_MS as i64), "Milliseconds a client without heartbeat stays.";
-    RocketMq "subscriptionExpiredTimeout" broker.subscription_expired_timeout = Int(1_000, DAY_MS as i64), "Milliseconds a subscription that nobody renews stays.";
     RocketMq "flushConsumerOffsetInterval" broker.flush_consumer_offset_interval = Int(100, DAY_MS as i64), "Milliseconds between writes of `consumerOffset.json`.";
     RocketMq "useServerSideResetOffset" broker.use_server_side_reset_offset = Bool, "A reset of offsets waits on the broker for the next pull.";
     RocketMq "configBlackList" broker.config_black_list = Words(';'), "Keys that may not be changed over the wire, besides those that never may.";

@@ -2,6 +2,7 @@
 
 mod delay;
 mod groups;
+mod model;
 mod publish;
 mod pull;
 mod topics;

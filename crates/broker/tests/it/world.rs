@@ -41,11 +41,7 @@ impl World {
         let clock = SimClock::new(START);
         let disk = Arc::new(SimDisk::new(7, clock.clone()));
         let env = Env::new(clock.clone().into(), disk, fastrand::Rng::with_seed(7));
-        let mut options = Options {
-            config_dir: "store/config".into(),
-            broker_name: "b".into(),
-            ..Options::default()
-        };
+        let mut options = Options { broker_name: "b".into(), ..Options::default() };
         change(&mut options);
         let (store, broker) = open(&env, &options);
         World { clock, store, broker, env, options }
@@ -91,7 +87,7 @@ impl World {
     }
 
     pub(crate) fn file(&self, name: &str) -> String {
-        let path = self.options.config_dir.join(name);
+        let path = self.store.config_dir().join(name);
         let bytes = env::read_whole(&*self.env.disk, &path, 1 << 20).expect("readable");
         String::from_utf8(bytes.expect("the file exists")).expect("JSON is text")
     }

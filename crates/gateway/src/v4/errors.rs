@@ -167,6 +167,6 @@ refusal!(SendBackError, |error| match &error {
     SendBackError::BrokerForbidden { .. } | SendBackError::TopicForbidden(_) => {
         ResponseCode::NO_PERMISSION
     }
-    SendBackError::NoMessage(_) | SendBackError::Unsupported => ResponseCode::SYSTEM_ERROR,
+    SendBackError::NoMessage(_) => ResponseCode::SYSTEM_ERROR,
     SendBackError::Publish(refused) => publish_code(refused),
 });

@@ -73,7 +73,6 @@ impl World {
             ..store::Options::default()
         };
         let mut broker_options = broker::Options {
-            config_dir: store_options.config_dir(),
             ..broker::Options::default()
         };
         change(&mut store_options, &mut broker_options);
