@@ -103,7 +103,7 @@ impl Applier {
                 pusher.push(item.queue_offset, QueueEntry { log_offset, len, tags_code });
             }
             if pusher.list() {
-                self.list.push(Arc::clone(queue), now, first.stored_at);
+                self.list.push(Arc::clone(queue), now, first.log_offset, first.stored_at);
             }
             if pusher.touch() {
                 self.touched.push(Arc::clone(queue));
@@ -219,7 +219,7 @@ impl Applier {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    fn publish(&self) {
         self.views.set_written(self.list.written(self.pushed));
     }
 }

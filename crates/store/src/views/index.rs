@@ -24,7 +24,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use env::{Disk, File, Millis, Open};
+use env::{DirEntry, Disk, File, Millis, Open};
 use jiff::{Timestamp, tz::TimeZone};
 use smallvec::SmallVec;
 use wire::{hash, properties};
@@ -115,6 +115,15 @@ impl Shape {
     }
 }
 
+/// An index file of another shape than the options say.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{}` has {} bytes, which do not fit `maxHashSlotNum` and `maxIndexNum`; give the values that it was written with, or \
+     remove the directory `index`: it is rebuilt",
+    .0.name, .0.len
+)]
+struct WrongShape(DirEntry);
+
 /// The index of one store. Written by the dispatcher alone, asked by everyone.
 pub struct Index {
     disk: Arc<dyn Disk>,
@@ -183,18 +192,17 @@ impl Index {
         trusted: u64,
         store_time: impl Fn(u64) -> Option<Millis>,
     ) -> io::Result<Index> {
-        let mut names: Vec<String> = disk
-            .list(&dir)?
-            .into_iter()
-            .filter(|entry| {
-                let fits = !entry.is_dir && entry.len == shape.file_len();
-                if !fits {
-                    tracing::warn!(file = entry.name, len = entry.len, "no index file of ours");
-                }
-                fits
-            })
-            .map(|entry| entry.name)
-            .collect();
+        let mut names = Vec::new();
+        for entry in disk.list(&dir)?.into_iter().filter(|entry| !entry.is_dir) {
+            if entry.len == shape.file_len() {
+                names.push(entry.name);
+            } else if entry.len == 0 {
+                // A crash of the machine came between its creation and the sync of its length.
+                disk.remove(&dir.join(entry.name))?;
+            } else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, WrongShape(entry)));
+            }
+        }
         names.sort();
         let state = State { files: Vec::new(), applied: trusted, pending_bytes: 0 };
         let index = Index { disk, dir, shape, zone, state: Mutex::new(state) };
@@ -259,6 +267,11 @@ impl Index {
             return Ok(None);
         }
         let cut = header.count != on_disk.count;
+        if last_stop == LastStop::Crash && header.count < self.shape.entries {
+            // Entries that no header counts may lie behind.
+            let from = self.shape.entry_at(u64::from(header.count));
+            self.file(&mut entries)?.zero(from..self.shape.file_len())?;
+        }
         entries.slots_lost = cut || !entries.slots_written;
         entries.slots_written = !entries.slots_lost;
         entries.header = header;

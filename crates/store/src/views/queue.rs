@@ -280,12 +280,6 @@ impl Queue {
         self.max_offset()
     }
 
-    /// Returns whether entries wait to be written, and the log offset of the first of them.
-    fn first_pending(&self) -> Option<u64> {
-        let state = self.lock();
-        (!state.pending.is_empty()).then(|| QueueEntry::decode(&state.pending).log_offset)
-    }
-
     /// Writes what waits. The entries stay readable throughout; on an error those that were not written keep waiting.
     fn write(self: &Arc<Self>) -> io::Result<()> {
         let (mut at, bytes, had_files) = {
@@ -827,9 +821,10 @@ impl Queue {
                 shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
             let written = number * shared.entries_per_file + end;
             let mut state = self.lock();
-            // Synced with what is dispatched next: until then the checkpoint asks for the same cut again.
+            // Synced with what is dispatched next: until then the checkpoint asks for the same cut again. A file that a
+            // killed process left may have a name that is not synced yet.
             state.unsynced_from = (is_cleared || is_cut).then_some(number);
-            state.has_new_name = is_cut;
+            state.has_new_name = is_cleared || is_cut;
             state.files = files;
             state.written = written;
             // A process that was killed may have made files whose names it never synced.
@@ -955,8 +950,9 @@ struct Listed {
     queue: Arc<Queue>,
     /// Monotonic time at which the oldest entry came.
     since: Duration,
-    /// Store time of its message, or of one before.
-    stored_at: Millis,
+    /// The record that it stands for, or, if part of the queue was written and the rest could not be, one before: so the
+    /// list stays sorted by this.
+    first: Written,
 }
 
 /// How far queue entries are written.
@@ -971,9 +967,16 @@ pub(crate) struct Written {
 }
 
 impl WriteList {
-    /// Adds a queue for which [`Pusher::list`] said so, after a message stored at `stored_at`.
-    pub(crate) fn push(&mut self, queue: Arc<Queue>, since: Duration, stored_at: Millis) {
-        self.queues.push_back(Listed { queue, since, stored_at });
+    /// Adds a queue for which [`Pusher::list`] said so; what waits in it begins with the record at `log_offset`.
+    pub(crate) fn push(
+        &mut self,
+        queue: Arc<Queue>,
+        since: Duration,
+        log_offset: u64,
+        stored_at: Millis,
+    ) {
+        let first = Written { to: log_offset, record: log_offset, stored_at };
+        self.queues.push_back(Listed { queue, since, first });
     }
 
     /// Returns since when the oldest entry has been waiting.
@@ -991,16 +994,8 @@ impl WriteList {
     }
 
     /// Returns how far entries are written, given how far they were pushed.
-    pub(crate) fn written(&mut self, pushed: Written) -> Written {
-        while let Some(Listed { queue, stored_at, .. }) = self.queues.front() {
-            if let Some(first) = queue.first_pending() {
-                return Written { to: first, record: first, stored_at: *stored_at };
-            }
-            // The topic was removed: its queues have nothing to write.
-            queue.lock().is_listed = false;
-            self.queues.pop_front();
-        }
-        pushed
+    pub(crate) fn written(&self, pushed: Written) -> Written {
+        self.queues.front().map_or(pushed, |listed| listed.first)
     }
 }
 

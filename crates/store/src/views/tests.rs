@@ -1,52 +1,48 @@
 //! Views against a model, and against their rebuild.
 
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use env::{Disk, RealDisk};
+use env::{
+    Disk, Env, Millis, read_whole,
+    sim::{Crash, SimClock, SimDisk},
+};
 use jiff::tz::TimeZone;
 use wire::hash;
 
 use super::{
-    LastStop,
+    Durable, LastStop, Views,
+    dispatch::Applier,
     index::{Found, Index, Shape, Wanted},
     queue::{Boundary, Queue, QueueEntry, Queues, WriteList, Written},
 };
+use crate::{DispatchItem, Options};
 
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("views-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        Dir(dir)
-    }
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(SimDisk::new(0, SimClock::new(0)))
 }
 
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn open(dir: &Path, last_stop: LastStop, trusted: u64, log_min: u64) -> Queues {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
-    Queues::open(disk, dir.to_owned(), 200, 4, last_stop, trusted, log_min).expect("opens")
+fn open(disk: &Arc<dyn Disk>, last_stop: LastStop, trusted: u64, log_min: u64) -> Queues {
+    Queues::open(Arc::clone(disk), PathBuf::from("/q"), 200, 4, last_stop, trusted, log_min)
+        .expect("opens")
 }
 
 fn entry(n: u64) -> QueueEntry {
     QueueEntry { log_offset: n * 100, len: 100, tags_code: n as i64 * 7 }
 }
 
-fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: std::ops::Range<i64>, log_from: u64) {
+fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: Range<i64>, log_from: u64) {
     let mut pusher = queue.pusher();
     for (n, offset) in offsets.enumerate() {
         pusher.push(offset, entry(log_from + n as u64));
     }
     if pusher.list() {
-        list.push(Arc::clone(queue), std::time::Duration::ZERO, 0);
+        list.push(Arc::clone(queue), Duration::ZERO, entry(log_from).log_offset, 0);
     }
 }
 
@@ -64,8 +60,8 @@ fn read(queue: &Queue, from: i64, max: usize) -> Vec<QueueEntry> {
 
 #[test]
 fn entries_are_readable_before_and_after_they_are_written_and_after_a_restart() {
-    let dir = Dir::new("restart");
-    let queues = open(&dir.0, LastStop::Clean, 0, 0);
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
     let queue = queues.queue("T", 3);
     let mut list = WriteList::default();
     push(&mut list, &queue, 0..25, 1);
@@ -81,12 +77,12 @@ fn entries_are_readable_before_and_after_they_are_written_and_after_a_restart() 
     write(&mut list);
     queues.sync().expect("syncs");
     for stop in [LastStop::Clean, LastStop::Crash] {
-        let queues = open(&dir.0, stop, 10_000, 0);
+        let queues = open(&disk, stop, 10_000, 0);
         let queue = queues.find("T", 3).expect("found");
         assert_eq!((queue.min_offset(), queue.max_offset()), (0, 30));
         assert_eq!(read(&queue, 0, 100), all);
     }
-    let cut = open(&dir.0, LastStop::Crash, 1_600, 0);
+    let cut = open(&disk, LastStop::Crash, 1_600, 0);
     let queue = cut.find("T", 3).expect("found");
     assert_eq!(queue.max_offset(), 15);
     assert_eq!(queue.numbering().next(), 15);
@@ -94,33 +90,34 @@ fn entries_are_readable_before_and_after_they_are_written_and_after_a_restart() 
     write(&mut list);
     let all: Vec<_> = (1..=15).chain(40..47).map(entry).collect();
     assert_eq!(read(&queue, 0, 100), all);
-    let queues = open(&dir.0, LastStop::Clean, 10_000, 0);
+    let queues = open(&disk, LastStop::Clean, 10_000, 0);
     assert_eq!(read(&queues.find("T", 3).expect("found"), 0, 100), all);
 }
 
 #[test]
 fn a_queue_that_starts_late_has_its_gap_filled_and_its_minimum_behind_it() {
-    let dir = Dir::new("gap");
-    let queues = open(&dir.0, LastStop::Clean, 0, 0);
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
     let queue = queues.queue("T", 0);
     let mut list = WriteList::default();
     push(&mut list, &queue, 23..28, 1);
     assert_eq!((queue.min_offset(), queue.max_offset()), (23, 28));
     write(&mut list);
-    let bytes = std::fs::read(dir.0.join("T/0/00000000000000000400")).expect("file of entry 20");
+    let path = Path::new("/q/T/0/00000000000000000400");
+    let bytes = read_whole(&*disk, path, 1 << 20).expect("reads").expect("the file of entry 20");
     assert_eq!(bytes.len(), 200);
     let gap = [0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(bytes[..60], gap.repeat(3));
     assert_eq!(bytes[60..72], [0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 100]);
-    let queues = open(&dir.0, LastStop::Crash, 10_000, 0);
+    let queues = open(&disk, LastStop::Crash, 10_000, 0);
     let queue = queues.find("T", 0).expect("found");
     assert_eq!((queue.min_offset(), queue.max_offset()), (23, 28));
 }
 
 #[test]
 fn the_minimum_follows_the_log_and_old_files_go() {
-    let dir = Dir::new("min");
-    let queues = open(&dir.0, LastStop::Clean, 0, 0);
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
     let queue = queues.queue("T", 0);
     let mut list = WriteList::default();
     push(&mut list, &queue, 0..35, 1);
@@ -134,15 +131,15 @@ fn the_minimum_follows_the_log_and_old_files_go() {
     assert_eq!(read(&queue, 12, 1), [entry(13)]);
     assert_eq!(queues.follow_log_min(100_000, &mut |_, _| {}).expect("follows"), 2);
     assert_eq!((queue.min_offset(), queue.max_offset()), (35, 35));
-    let queues = open(&dir.0, LastStop::Clean, 100_000, 100_000);
+    let queues = open(&disk, LastStop::Clean, 100_000, 100_000);
     let queue = queues.find("T", 0).expect("found");
     assert_eq!((queue.min_offset(), queue.max_offset()), (35, 35));
 }
 
 #[test]
 fn a_search_by_time_finds_either_boundary() {
-    let dir = Dir::new("time");
-    let queues = open(&dir.0, LastStop::Clean, 0, 0);
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
     queues.set_store_time(Box::new(|at, _| Some([10, 10, 10, 30, 30][at as usize / 100 - 1])));
     let queue = queues.queue("T", 0);
     push(&mut WriteList::default(), &queue, 0..5, 1);
@@ -153,8 +150,8 @@ fn a_search_by_time_finds_either_boundary() {
 
 #[test]
 fn a_removed_topic_starts_again_at_zero() {
-    let dir = Dir::new("removed");
-    let queues = open(&dir.0, LastStop::Clean, 0, 0);
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
     let old = queues.queue("T", 0);
     let mut list = WriteList::default();
     push(&mut list, &old, 0..15, 1);
@@ -164,7 +161,7 @@ fn a_removed_topic_starts_again_at_zero() {
     assert_eq!(queues.pending(), 0);
     push(&mut list, &old, 16..17, 17);
     write(&mut list);
-    assert!(queues.find("T", 0).is_none() && !dir.0.join("T").exists());
+    assert!(queues.find("T", 0).is_none() && !disk.exists(Path::new("/q/T")).expect("looks"));
     let new = queues.queue("T", 0);
     push(&mut list, &new, 0..2, 20);
     write(&mut list);
@@ -179,10 +176,10 @@ fn a_removed_topic_starts_again_at_zero() {
 
 const SHAPE: Shape = Shape { slots: 7, entries: 5 };
 
-fn index(dir: &Path, last_stop: LastStop, trusted: u64) -> Index {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+fn index(disk: &Arc<dyn Disk>, last_stop: LastStop, trusted: u64) -> Index {
     let time = |at: u64| Some(at as i64 * 10);
-    Index::open(disk, dir.to_owned(), SHAPE, TimeZone::UTC, last_stop, trusted, time)
+    let dir = PathBuf::from("/i");
+    Index::open(Arc::clone(disk), dir, SHAPE, TimeZone::UTC, last_stop, trusted, time)
         .expect("opens")
 }
 
@@ -192,8 +189,8 @@ fn find(index: &Index, key: &str) -> Vec<u64> {
 
 #[test]
 fn keys_are_found_newest_first_over_files_and_restarts() {
-    let dir = Dir::new("keys");
-    let written = index(&dir.0, LastStop::Clean, 0);
+    let disk = disk();
+    let written = index(&disk, LastStop::Clean, 0);
     let keys = |key: &str| [hash::index_key_hash("T", key).unsigned_abs()];
     for n in 1..=10_u64 {
         let mut batch = written.batch(1_700_000_000_000);
@@ -222,10 +219,10 @@ fn keys_are_found_newest_first_over_files_and_restarts() {
     let synced = written.sync(LastStop::Crash).expect("syncs");
     assert_eq!((synced.applied, synced.sealed_time), (1100, 8_000));
     check(&written);
-    check(&index(&dir.0, LastStop::Crash, 1100));
+    check(&index(&disk, LastStop::Crash, 1100));
     written.sync(LastStop::Clean).expect("syncs");
-    check(&index(&dir.0, LastStop::Clean, 1100));
-    let cut = index(&dir.0, LastStop::Crash, 701);
+    check(&index(&disk, LastStop::Clean, 1100));
+    let cut = index(&disk, LastStop::Crash, 701);
     assert_eq!(find(&cut, "even"), [600, 400, 200]);
     let mut batch = cut.batch(0);
     batch.put(&keys("even"), 800, 900, 8000).expect("puts");
@@ -237,18 +234,310 @@ fn keys_are_found_newest_first_over_files_and_restarts() {
 
 #[test]
 fn files_are_named_by_local_time_and_never_backwards() {
-    let dir = Dir::new("names");
-    let index = index(&dir.0, LastStop::Clean, 0);
+    let disk = disk();
+    let index = index(&disk, LastStop::Clean, 0);
     for (n, now) in [(1, 1_700_000_000_123), (5, 1_600_000_000_000)] {
         let mut batch = index.batch(now);
         batch.put(&[1, 2, 3, 4], n, n + 1, 5).expect("puts");
     }
     index.write().expect("writes");
-    let mut names: Vec<_> =
-        RealDisk::new().list(&dir.0).expect("lists").into_iter().map(|e| (e.name, e.len)).collect();
+    let names = disk.list(Path::new("/i")).expect("lists").into_iter();
+    let mut names: Vec<_> = names.map(|entry| (entry.name, entry.len)).collect();
     names.sort();
     assert_eq!(
         names,
         [("20231114221320123".to_owned(), 168), ("20231114221320124".to_owned(), 168)]
     );
+}
+
+/// A log that is only a list of what dispatch needs, the views of it, and a disk that fails.
+struct World {
+    rng: fastrand::Rng,
+    clock: SimClock,
+    disk: SimDisk,
+    options: Options,
+    views: Arc<Views>,
+    applier: Applier,
+    log: Vec<Record>,
+    log_min: u64,
+    /// How many of `log` are applied.
+    applied: usize,
+    durable: Durable,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    topic: usize,
+    queue_offset: Option<i64>,
+    log_offset: u64,
+    len: u32,
+    stored_at: Millis,
+    keys: Vec<u32>,
+}
+
+impl Record {
+    fn end(&self) -> u64 {
+        self.log_offset + u64::from(self.len)
+    }
+
+    fn entry(&self) -> QueueEntry {
+        let Record { log_offset, len, stored_at, .. } = *self;
+        QueueEntry { log_offset, len, tags_code: stored_at }
+    }
+}
+
+const TOPICS: [&str; 3] = ["A", "B", "%RETRY%C"];
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+
+impl World {
+    fn new(seed: u64) -> World {
+        let clock = SimClock::new(1_700_000_000_000);
+        let disk = SimDisk::new(seed, clock.clone());
+        let options = Options {
+            store_path_root_dir: PathBuf::from("/s"),
+            mapped_file_size_consume_queue: 20 * 40,
+            max_hash_slot_num: 3,
+            max_index_num: 30,
+            open_files_max: 3,
+            ..Options::default()
+        };
+        let (views, applier) = open_views(&options, &clock, &disk, LastStop::Clean, 0, 0, &[]);
+        World {
+            rng: fastrand::Rng::with_seed(seed),
+            log: Vec::new(),
+            log_min: 0,
+            applied: 0,
+            durable: Durable::default(),
+            clock,
+            disk,
+            options,
+            views,
+            applier,
+        }
+    }
+
+    fn append(&mut self) {
+        for _ in 0..self.rng.usize(1..30) {
+            let topic = self.rng.usize(..TOPICS.len());
+            let mut earlier = self.log.iter().rev().filter(|record| record.topic == topic);
+            let last = earlier.find_map(|record| record.queue_offset);
+            let keys = (0..self.rng.usize(..3)).map(|_| {
+                hash::index_key_hash("T", KEYS[self.rng.usize(..KEYS.len())]).unsigned_abs()
+            });
+            let keys = keys.collect();
+            self.log.push(Record {
+                topic,
+                // Now and then a transaction message, which takes no place in its queue.
+                queue_offset: (self.rng.u8(..10) > 0).then(|| last.map_or(0, |last| last + 1)),
+                log_offset: self.log.last().map_or(0, Record::end),
+                len: self.rng.u32(91..300),
+                stored_at: self.clock.now(),
+                keys,
+            });
+        }
+        self.dispatch();
+    }
+
+    fn dispatch(&mut self) {
+        let queues = &self.views.queues;
+        let item = |record: &Record| DispatchItem {
+            queue: record.queue_offset.map(|_| queues.queue(TOPICS[record.topic], 0)),
+            log_offset: record.log_offset,
+            len: record.len,
+            queue_offset: record.queue_offset.unwrap_or(0),
+            tags_code: record.stored_at,
+            stored_at: record.stored_at,
+            keys: record.keys.iter().copied().collect(),
+        };
+        let items: Vec<_> = self.log[self.applied..].iter().map(item).collect();
+        for run in items.chunks(7) {
+            self.applied += self.applier.apply(run);
+        }
+        assert_eq!(self.applied, self.log.len());
+        let touched: Vec<_> = self.applier.take_touched().collect();
+        touched.iter().for_each(|queue| assert_eq!(queue.take_touched(), queue.max_offset()));
+    }
+
+    fn sync(&mut self) {
+        if let Ok(durable) = self.views.sync(LastStop::Crash) {
+            assert!(durable.to >= self.durable.to && durable.record <= durable.to);
+            self.durable = durable;
+        }
+    }
+
+    fn stop(&mut self) {
+        self.disk.set_room(None);
+        self.applier.write_all().expect("there is room");
+        self.durable = self.views.sync(LastStop::Clean).expect("syncs");
+        assert_eq!(self.durable.to, self.log.last().map_or(0, Record::end));
+        self.disk.crash(Crash::Power);
+        self.reopen(LastStop::Clean);
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        self.disk.crash(crash);
+        self.disk.set_room(None);
+        if crash == Crash::Power {
+            // The log, too, loses what was not synced; what the checkpoint vouches for was.
+            let synced = self.log.iter().filter(|record| record.log_offset < self.durable.to);
+            let kept = self.rng.usize(synced.count()..=self.log.len());
+            self.log.truncate(kept);
+        }
+        self.reopen(LastStop::Crash);
+    }
+
+    fn reopen(&mut self, last_stop: LastStop) {
+        let trusted = self.durable.to;
+        let World { options, clock, disk, log_min, log, .. } = self;
+        (self.views, self.applier) =
+            open_views(options, clock, disk, last_stop, trusted, *log_min, log);
+        self.applied = self.log.iter().filter(|record| record.log_offset < trusted).count();
+        self.dispatch();
+    }
+
+    fn retain(&mut self) {
+        let all = self.log.len();
+        let Some(record) = self.log.get(self.rng.usize(..=all / 2)) else { return };
+        if record.log_offset <= self.durable.to {
+            self.log_min = self.log_min.max(record.log_offset);
+            self.views.follow_log_min(self.log_min, &mut |_, _| {}).expect("there is room");
+        }
+    }
+
+    fn check(&self) {
+        check_queues(&self.views, &self.log, self.log_min);
+        check_index(&self.views, &self.log, self.log_min);
+    }
+
+    fn step(&mut self) {
+        match self.rng.u8(..20) {
+            0..8 => self.append(),
+            8..11 => {
+                self.clock.advance(Duration::from_millis(700));
+                // A full disk is met here; the next attempt comes a second later.
+                let _ = self.applier.write_due();
+            }
+            11..14 => self.sync(),
+            14 => self.disk.set_room(Some(self.rng.u64(..8192))),
+            15 => self.disk.set_room(None),
+            16 => self.crash(Crash::Process),
+            17 => self.crash(Crash::Power),
+            18 => self.stop(),
+            _ => self.retain(),
+        }
+        self.check();
+    }
+}
+
+fn open_views(
+    options: &Options,
+    clock: &SimClock,
+    disk: &SimDisk,
+    last_stop: LastStop,
+    trusted: u64,
+    log_min: u64,
+    log: &[Record],
+) -> (Arc<Views>, Applier) {
+    let env = Env::new(clock.clone().into(), Arc::new(disk.clone()), fastrand::Rng::with_seed(1));
+    let stored_at = |at| log.iter().find(|record| record.log_offset == at).map(|r| r.stored_at);
+    let views = Views::open(options, &env, last_stop, trusted, log_min, None, &stored_at);
+    let views = Arc::new(views.expect("opens"));
+    let applier = Applier::new(Arc::clone(&views), options, env.clock);
+    (views, applier)
+}
+
+fn check_queues(views: &Views, log: &[Record], log_min: u64) {
+    let mut expected: BTreeMap<&str, Vec<(i64, QueueEntry)>> = BTreeMap::new();
+    for record in log {
+        if let Some(offset) = record.queue_offset {
+            expected.entry(TOPICS[record.topic]).or_default().push((offset, record.entry()));
+        }
+    }
+    for (topic, entries) in expected {
+        let queue = views.queues.find(topic, 0).expect("it has messages");
+        let kept: Vec<_> = entries.iter().filter(|(_, e)| e.log_offset >= log_min).collect();
+        let end = entries.last().expect("not empty").0 + 1;
+        assert_eq!(queue.max_offset(), end, "{topic}");
+        assert_eq!(queue.min_offset(), kept.first().map_or(end, |(offset, _)| *offset), "{topic}");
+        let kept: Vec<_> = kept.into_iter().map(|(_, entry)| *entry).collect();
+        let found = read(&queue, queue.min_offset(), usize::MAX);
+        let differ = found.iter().zip(&kept).position(|(found, kept)| found != kept);
+        assert_eq!(differ.map(|at| (at, found[at], kept[at])), None, "{topic}");
+        assert_eq!(found.len(), kept.len(), "{topic}");
+        assert_eq!(queue.numbering().next(), end);
+    }
+}
+
+fn check_index(views: &Views, log: &[Record], log_min: u64) {
+    let index = views.index.as_ref().expect("indexed");
+    for key in KEYS {
+        let hash = hash::index_key_hash("T", key).unsigned_abs();
+        let all = |from: u64| -> Vec<u64> {
+            let kept = log.iter().rev().filter(|record| record.log_offset >= from);
+            let places = |record: &Record| {
+                let times = record.keys.iter().filter(|key| **key == hash).count();
+                std::iter::repeat_n(record.log_offset, times)
+            };
+            kept.flat_map(places).collect()
+        };
+        let found = index.query("T", Wanted::Key(key), usize::MAX, 0, Millis::MAX);
+        let found = found.expect("answers").log_offsets;
+        let (must, may) = (all(log_min), all(0));
+        assert!(found.starts_with(&must), "{key}: {found:?} lacks some of {must:?}");
+        assert!(may.starts_with(&found), "{key}: {found:?} has more than {may:?}");
+    }
+}
+
+/// `SEED=n` runs one seed, `SEEDS=n` that many.
+fn for_each_seed(life: impl Fn(u64)) {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(300),
+    };
+    for seed in seeds {
+        let life = std::panic::AssertUnwindSafe(|| life(seed));
+        assert!(std::panic::catch_unwind(life).is_ok(), "SEED={seed} runs it again");
+    }
+}
+
+#[test]
+fn views_equal_the_log_after_every_step_of_a_life_with_crashes_and_full_disks() {
+    for_each_seed(|seed| {
+        let mut world = World::new(seed);
+        (0..80).for_each(|_| world.step());
+        world.stop();
+        world.check();
+    });
+}
+
+#[test]
+fn a_rebuild_gives_the_files_that_were_written_live() {
+    for_each_seed(|seed| {
+        let mut world = World::new(seed);
+        (0..30).for_each(|_| world.step());
+        world.stop();
+        let mut rebuilt = World { log: std::mem::take(&mut world.log), ..World::new(seed) };
+        rebuilt.dispatch();
+        rebuilt.stop();
+        rebuilt.views.follow_log_min(world.log_min, &mut |_, _| {}).expect("there is room");
+        for (live, rebuilt) in contents(&world.disk).iter().zip(&contents(&rebuilt.disk)) {
+            assert_eq!(live.0, rebuilt.0);
+            let differ = live.1.iter().zip(&rebuilt.1).position(|(live, rebuilt)| live != rebuilt);
+            assert_eq!(differ, None, "{}", live.0);
+        }
+        assert_eq!(contents(&world.disk).len(), contents(&rebuilt.disk).len());
+    });
+}
+
+/// Returns all files with their content; those of the index by their order, since their names are times.
+fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for path in disk.paths() {
+        let bytes = read_whole(disk, &path, 1 << 20).expect("reads").expect("exists");
+        let name = path.to_string_lossy().into_owned();
+        let is_index = name.starts_with("/s/index/");
+        files.push((if is_index { format!("index {}", files.len()) } else { name }, bytes));
+    }
+    files
 }
