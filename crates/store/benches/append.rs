@@ -47,8 +47,8 @@ fn measure(dir: &std::path::Path, messages: usize, run: usize) {
     };
     let (mut drafting, mut appending, mut writing) =
         (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    let mut refused = 0;
-    let started = Instant::now();
+    let (mut refused, mut first_refusal) = (0, None);
+    let (started, cpu) = (Instant::now(), cpu_time());
     for batch in 0..messages / run {
         let at = Instant::now();
         let entries: Vec<Entry> = (0..run)
@@ -62,7 +62,16 @@ fn measure(dir: &std::path::Path, messages: usize, run: usize) {
         let appended = Instant::now();
         store.drive();
         let written = Instant::now();
-        refused += outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        // A broker's clients wait for their answers: no more than this is ever under way.
+        while store.marks().appended.get() - store.marks().written.get() > 8 << 20 {
+            std::thread::yield_now();
+        }
+        for outcome in &outcomes {
+            if let Err(why) = outcome {
+                first_refusal.get_or_insert(*why);
+                refused += 1;
+            }
+        }
         drafting += drafted - at;
         appending += appended - drafted;
         writing += written - appended;
@@ -71,16 +80,20 @@ fn measure(dir: &std::path::Path, messages: usize, run: usize) {
     while store.marks().dispatched.get() < end {
         std::thread::yield_now();
     }
-    let took = started.elapsed();
+    let (took, cpu) = (started.elapsed(), cpu_time() - cpu);
     let per = |duration: Duration| duration.as_nanos() as f64 / messages as f64;
     println_row(&format!(
-        "run={run} draft_ns={:.0} append_ns={:.0} write_ns={:.0} all_ns={:.0} refused={refused} mb_s={:.0}",
+        "run={run} draft_ns={:.0} append_ns={:.0} write_ns={:.0} all_ns={:.0} cpu_ns={:.0} refused={refused} mb_s={:.0}",
         per(drafting),
         per(appending),
         per(writing),
         per(took),
+        per(cpu),
         end as f64 / took.as_secs_f64() / 1e6,
     ));
+    if let Some(why) = first_refusal {
+        println_row(&format!("first refusal: {why}"));
+    }
     read_back(&store, &queues, messages);
     workers.stop();
     store.shutdown().expect("a clean stop");
@@ -120,6 +133,16 @@ fn read_back(store: &Store, queues: &[std::sync::Arc<store::Queue>], messages: u
         took.as_nanos() as f64 / read as f64,
         bytes as f64 / took.as_secs_f64() / 1e6,
     ));
+}
+
+/// Processor time of this process so far, in ticks of 10 ms; zero where there is no `/proc`.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is the name in brackets; user and system time are the 14th and 15th.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 #[expect(clippy::print_stdout, reason = "a bench reports to its caller")]

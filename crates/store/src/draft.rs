@@ -111,16 +111,17 @@ impl Tags {
 
 impl Derived {
     pub(crate) fn of(topic: &str, sys_flag: i32, property_text: &str) -> Derived {
-        let (mut tag, mut level) = (None, None);
+        let (mut tag, mut keys, mut unique, mut level) = (None, None, None, None);
         for (name, value) in properties::iter(property_text) {
             match name {
                 properties::name::TAGS => tag = Some(value),
-                properties::name::DELAY => {
-                    level = value.parse::<usize>().ok().filter(|level| *level > 0)
-                }
+                properties::name::KEYS => keys = Some(value),
+                properties::name::UNIQ_KEY => unique = Some(value),
+                properties::name::DELAY => level = Some(value),
                 _ => {}
             }
         }
+        let level = level.and_then(|level| level.parse().ok()).filter(|level| *level > 0);
         let transaction = sys_flag & names::system_flag::TRANSACTION_MASK;
         let rolled_back = transaction == names::system_flag::TRANSACTION_ROLLBACK;
         Derived {
@@ -128,7 +129,7 @@ impl Derived {
                 Some(level) if topic == names::SCHEDULE_TOPIC => Tags::DueAtLevel(level),
                 _ => Tags::Hash(tag.map_or(0, hash::tags_code)),
             },
-            keys: if rolled_back { KeyHashes::new() } else { key_hashes(topic, property_text) },
+            keys: if rolled_back { KeyHashes::new() } else { key_hashes(topic, unique, keys, tag) },
             queued: !rolled_back && transaction != names::system_flag::TRANSACTION_PREPARED,
         }
     }

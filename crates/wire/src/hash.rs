@@ -32,12 +32,37 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 }
 
 fn extend(seed: i32, text: &str) -> i32 {
-    let step = |hash: i32, unit: u16| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
     if text.is_ascii() {
-        text.bytes().fold(seed, |hash, byte| step(hash, u16::from(byte)))
+        extend_ascii(seed, text.as_bytes())
     } else {
-        text.encode_utf16().fold(seed, step)
+        text.encode_utf16().fold(seed, |hash, unit| step(hash, i32::from(unit)))
     }
+}
+
+fn step(hash: i32, unit: i32) -> i32 {
+    hash.wrapping_mul(31).wrapping_add(unit)
+}
+
+/// Takes eight bytes at a time: their products do not wait for each other, which is most of the cost of a long key.
+fn extend_ascii(seed: i32, bytes: &[u8]) -> i32 {
+    const POWERS: [i32; 9] = {
+        let mut powers = [1_i32; 9];
+        let mut at = 1;
+        while at < powers.len() {
+            powers[at] = powers[at - 1].wrapping_mul(31);
+            at += 1;
+        }
+        powers
+    };
+    let mut eights = bytes.chunks_exact(8);
+    let hash = eights.by_ref().fold(seed, |hash, eight| {
+        let products = eight.iter().zip(POWERS[..8].iter().rev());
+        let sum = products.fold(0_i32, |sum, (byte, power)| {
+            sum.wrapping_add(i32::from(*byte).wrapping_mul(*power))
+        });
+        hash.wrapping_mul(POWERS[8]).wrapping_add(sum)
+    });
+    eights.remainder().iter().fold(hash, |hash, byte| step(hash, i32::from(*byte)))
 }
 
 #[cfg(test)]
@@ -52,6 +77,15 @@ mod tests {
         assert_eq!(java_string_hash("消息"), 893_927);
         assert_eq!(java_string_hash("😀"), 1_772_899);
         assert_eq!(tags_code("polygenelubricants"), i64::from(i32::MIN));
+    }
+
+    #[test]
+    fn eight_bytes_at_a_time_give_the_hash_of_one_at_a_time() {
+        let text = "7F0000010A0B18B4AAC2000000000001/%RETRY%group";
+        for len in 0..=text.len() {
+            let one_by_one = text[..len].bytes().fold(0, |hash, byte| step(hash, i32::from(byte)));
+            assert_eq!(java_string_hash(&text[..len]), one_by_one);
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! From the tail into files: many records a system call, by whoever comes first.
 //!
-//! After an append the caller itself writes what is pending ([`Log::drive`]) if that is little and the disk was quick
-//! lately, so a lone send pays no thread hop; else the writer thread does it. Whoever finds the writer taken leaves: its
-//! holder looks once more after letting go.
+//! After an append the caller itself writes what is pending ([`Log::drive`]), so a lone send pays no thread hop. While the
+//! disk is slow the writer thread does it and no caller waits for it, unless so much has gathered that the thread seems
+//! to get no processor. Whoever finds the writer taken leaves: its holder looks once more after letting go.
 //!
 //! A full disk keeps the bytes in the tail and is tried again; any other error poisons the log, since nobody knows what
 //! reached the file. Invariant: bytes are written in log order, each once.
@@ -21,8 +21,8 @@ use env::{Step, Wake, Worker};
 
 use super::{Log, append::lock};
 
-/// Most bytes that an appender writes itself.
-const INLINE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that wait for the writer thread while the disk is slow, before appenders write again.
+const LEFT_TO_THREAD: u64 = 8 << 20;
 /// Most bytes of one system call.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Most writes that an appender does for others before the thread takes over.
@@ -55,10 +55,11 @@ impl Log {
     /// another writer.
     pub(crate) fn drive(&self) {
         for _ in 0..INLINE_WRITES_MAX {
-            if self.unwritten() == 0 {
+            let unwritten = self.unwritten();
+            if unwritten == 0 {
                 return;
             }
-            if self.unwritten() > INLINE_BYTES_MAX || self.writer.slow.load(Ordering::Relaxed) {
+            if self.writer.slow.load(Ordering::Relaxed) && unwritten < LEFT_TO_THREAD {
                 break;
             }
             // Either the holder's look after letting go sees what this thread appended, or this thread gets the turn.

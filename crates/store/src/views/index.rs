@@ -27,7 +27,7 @@ use std::{
 use env::{DirEntry, Disk, File, Millis, Open};
 use jiff::{Timestamp, tz::TimeZone};
 use smallvec::SmallVec;
-use wire::{hash, properties};
+use wire::hash;
 
 use super::LastStop;
 
@@ -42,19 +42,15 @@ const RUN_BYTES: usize = 64 << 10;
 /// Hashes of the keys of one message, in the order in which the original indexes them.
 pub type KeyHashes = SmallVec<[u32; 3]>;
 
-/// Returns the hashes under which a message is found: `UNIQ_KEY`, each of `KEYS`, and since 5.5.0 the tag
-/// (Java: `IndexService.buildIndex`). The last of two properties of one name counts.
-pub fn key_hashes(topic: &str, properties: &str) -> KeyHashes {
-    let (mut unique, mut keys, mut tag) = (None, "", None);
-    for (name, value) in properties::iter(properties) {
-        match name {
-            properties::name::UNIQ_KEY => unique = Some(value),
-            properties::name::KEYS => keys = value,
-            properties::name::TAGS => tag = Some(value),
-            _ => {}
-        }
-    }
-    let keys = keys.split(' ').filter(|key| !key.is_empty());
+/// Returns the hashes under which a message is found: of its unique key, each of its keys, and since 5.5.0 its tag
+/// (Java: `IndexService.buildIndex`).
+pub fn key_hashes(
+    topic: &str,
+    unique: Option<&str>,
+    keys: Option<&str>,
+    tag: Option<&str>,
+) -> KeyHashes {
+    let keys = keys.into_iter().flat_map(|keys| keys.split(' ')).filter(|key| !key.is_empty());
     let mut hashes: KeyHashes =
         unique.into_iter().chain(keys).map(|key| hash_of(topic, key)).collect();
     hashes.extend(tag.map(|tag| hash::index_tag_hash(topic, tag).unsigned_abs()));
