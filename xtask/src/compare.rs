@@ -461,7 +461,7 @@ fn first_answer(port: u16) -> Result<Instant> {
     bail!("no answer on port {port}");
 }
 
-fn anonymous_mib(pid: u32) -> f64 {
+pub(crate) fn anonymous_mib(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
@@ -469,7 +469,7 @@ fn anonymous_mib(pid: u32) -> f64 {
 }
 
 /// The numbers of a line of `key=value`.
-fn pairs(line: &str) -> impl Iterator<Item = (&str, f64)> {
+pub(crate) fn pairs(line: &str) -> impl Iterator<Item = (&str, f64)> {
     line.split_whitespace().filter_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         Some((key, value.parse().ok()?))

@@ -11,6 +11,7 @@ mod java;
 mod process;
 mod recorder;
 mod server;
+mod soak;
 #[cfg(test)]
 mod tidy;
 
@@ -27,6 +28,7 @@ usage: cargo xtask <task>
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
                                  java-5.5.0-binary go mqadmin; all of them unless named
+  soak [MINUTES]                 70 % load on ours, and nothing may grow
   compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--table]
                                  the original and Apogee on the same work, into docs/performance.md
 ";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "ci" => ci::run(rest),
         "handover" => handover::run(rest),
         "interop" => interop::run(rest),
+        "soak" => soak::run(rest),
         "compare" => compare::run_task(rest),
         _ => {
             eprint!("{USAGE}");
