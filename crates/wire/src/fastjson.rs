@@ -4,7 +4,7 @@
 //! (`{{"topic":"T"}:1}`), members that are null are left out. Reading is lenient as fastjson's:
 //! single quotes, bare words, numbers in quotes and the other way round, null for any empty value,
 //! member names regardless of case and `_`. Members sort as the structs declare them, which is
-//! alphabetically. Nesting is bounded, and nothing is allocated ahead of what has been read.
+//! alphabetically. Nesting is bounded, and so is the memory that a text can fill.
 
 pub(crate) mod lex;
 mod read;
@@ -186,6 +186,15 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert!(decode::<Value>(deep.as_bytes()).is_err());
         assert!(decode::<Queue>(format!("{{\"x\":{deep}").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn small_values_do_not_fill_more_memory_than_their_text_deserves() {
+        let list = |elements: usize| format!("[{}]", "{},".repeat(elements));
+        assert_eq!(decode::<Vec<Sample>>(list(100).as_bytes()).map(|list| list.len()), Ok(100));
+        assert!(decode::<Vec<Sample>>(list(100_000).as_bytes()).is_err());
+        assert!(decode::<Value>(list(100_000).as_bytes()).is_err());
+        assert!(decode::<Vec<u8>>(list(100_000).replace("{}", "1").as_bytes()).is_ok());
     }
 
     proptest! {

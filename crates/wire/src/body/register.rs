@@ -41,6 +41,9 @@ pub enum RegisterError {
     /// A part is not the JSON it should be.
     #[error("the registration is malformed: {0}")]
     Json(#[from] fastjson::Error),
+    /// More topics or mappings than the allowed bytes could hold.
+    #[error("the registration says {0} topics or mappings")]
+    TooMany(u32),
     /// A topic's line is malformed.
     #[error("the registration has a malformed topic: {0}")]
     Topic(String),
@@ -52,8 +55,8 @@ impl RegisterBrokerBody {
         Ok(fastjson::decode(bytes)?)
     }
 
-    /// Reads the deflated form of a broker of `broker_version`, of at most `inflated_bytes_max`
-    /// bytes when inflated.
+    /// Reads the deflated form of a broker of `broker_version`. At most `inflated_bytes_max` bytes
+    /// are inflated, and as much memory is filled with topics.
     pub fn inflate(
         bytes: &[u8],
         broker_version: i32,
@@ -64,7 +67,13 @@ impl RegisterBrokerBody {
             data_version: fastjson::decode(&block(&mut input)?)?,
             ..TopicConfigTable::default()
         };
-        for _ in 0..number(&mut input)? {
+        let count = |input: &mut _| match number(input)? {
+            count if u64::from(count) * size_of::<TopicConfig>() as u64 > inflated_bytes_max => {
+                Err(RegisterError::TooMany(count))
+            }
+            count => Ok(count),
+        };
+        for _ in 0..count(&mut input)? {
             let line = block(&mut input)?;
             let line = String::from_utf8_lossy(&line);
             let config = TopicConfig::from_line(&line)
@@ -74,7 +83,7 @@ impl RegisterBrokerBody {
         let filter_server_list = fastjson::decode(&block(&mut input)?).unwrap_or_default();
         if broker_version >= version::V5_0_0 {
             let mut mappings = BTreeMap::new();
-            for _ in 0..number(&mut input)? {
+            for _ in 0..count(&mut input)? {
                 let mapping: fastjson::Value = fastjson::decode(&block(&mut input)?)?;
                 let topic = mapping["topic"].as_str().unwrap_or_default().to_owned();
                 mappings.insert(topic, mapping);
@@ -181,6 +190,8 @@ mod tests {
         assert!(RegisterBrokerBody::inflate(&deflated, version::OURS, 5_000).is_err());
         let cut = &deflated[..deflated.len() / 2];
         assert!(RegisterBrokerBody::inflate(cut, version::OURS, BYTES_MAX).is_err());
+        let many = RegisterBrokerBody::inflate(&deflated, version::OURS, 100_000);
+        assert!(matches!(many, Err(RegisterError::TooMany(1000))));
     }
 
     proptest! {

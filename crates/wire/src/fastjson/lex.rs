@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::scan::find_either;
+use crate::scan::{find_either, find_escaped};
 
 /// Deepest nesting of objects and arrays that is read.
 pub(crate) const DEPTH_MAX: u32 = 64;
@@ -283,31 +283,27 @@ fn code_unit(rest: &mut &str, digits: usize) -> Option<u32> {
 /// Appends `text` in double quotes, escaped as fastjson escapes it.
 pub(crate) fn write_string(text: &str, out: &mut impl bytes::BufMut) {
     out.put_u8(b'"');
-    let bytes = text.as_bytes();
-    let mut done = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
-            continue;
-        }
-        out.put_slice(&bytes[done..at]);
-        done = at + 1;
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(find_escaped(rest));
+        out.put_slice(plain);
+        let Some((byte, behind)) = special.split_first() else { break };
+        rest = behind;
         let short = match byte {
-            b'"' | b'\\' => *byte,
             b'\n' => b'n',
             b'\t' => b't',
             b'\r' => b'r',
             0x8 => b'b',
             0xC => b'f',
-            _ => {
-                out.put_slice(b"\\u00");
-                out.put_u8(b'0' + (byte >> 4));
-                out.put_u8(b"0123456789ABCDEF"[usize::from(byte & 0xF)]);
+            0..b' ' => {
+                let digit = b"0123456789ABCDEF"[usize::from(byte & 0xF)];
+                out.put_slice(&[b'\\', b'u', b'0', b'0', b'0' + (byte >> 4), digit]);
                 continue;
             }
+            byte => *byte,
         };
         out.put_slice(&[b'\\', short]);
     }
-    out.put_slice(&bytes[done..]);
     out.put_u8(b'"');
 }
 

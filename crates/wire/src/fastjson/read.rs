@@ -8,20 +8,39 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use super::Error;
 use super::lex::{DEPTH_MAX, Lexer, Token, unescape};
 
+/// Memory that elements and members may take in all, per byte of text and to begin with. `{},{},`
+/// would else fill sixty times its length.
+const BYTES_PER_BYTE: usize = 8;
+const BYTES_FREE: usize = 64 * 1024;
+
 /// Reads one value. Inside a map it reads the keys too: a key is whatever its type asks for.
 pub(super) struct Reader<'de> {
     lexer: Lexer<'de>,
     depth: u32,
     is_key: bool,
+    bytes_left: usize,
 }
 
 impl<'de> Reader<'de> {
     pub(super) fn new(text: &'de str) -> Reader<'de> {
-        Reader { lexer: Lexer::new(text), depth: 0, is_key: false }
+        let bytes_left = BYTES_FREE + BYTES_PER_BYTE * text.len();
+        Reader { lexer: Lexer::new(text), depth: 0, is_key: false, bytes_left }
+    }
+
+    /// Counts an element or half a member of type `T` as kept.
+    fn charge<T>(&mut self) -> Result<(), Error> {
+        match self.bytes_left.checked_sub(size_of::<T>()) {
+            Some(left) => self.bytes_left = left,
+            None => self.lexer.fail("there are too many small values")?,
+        }
+        Ok(())
     }
 
     /// Takes a bare `null`, which stands for any empty value.
     fn take_null(&mut self) -> bool {
+        if self.lexer.peek() != Some(b'n') {
+            return false;
+        }
         let mut ahead = self.lexer.clone();
         let is_null =
             matches!(ahead.scalar(), Ok(token) if !token.quoted && self.raw(&token) == "null");
@@ -273,6 +292,7 @@ impl<'de> de::SeqAccess<'de> for &mut Elements<'_, 'de> {
             self.is_done = true;
             return Ok(None);
         }
+        self.reader.charge::<T::Value>()?;
         seed.deserialize(&mut *self.reader).map(Some)
     }
 }
@@ -314,6 +334,7 @@ impl<'de> de::MapAccess<'de> for &mut Members<'_, 'de> {
             return Ok(None);
         }
         let key = if self.fields.is_empty() {
+            self.reader.charge::<K::Value>()?;
             self.reader.is_key = true;
             let key = seed.deserialize(&mut *self.reader)?;
             self.reader.is_key = false;
@@ -338,6 +359,9 @@ impl<'de> de::MapAccess<'de> for &mut Members<'_, 'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        if self.fields.is_empty() {
+            self.reader.charge::<V::Value>()?;
+        }
         seed.deserialize(&mut *self.reader)
     }
 }
