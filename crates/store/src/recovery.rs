@@ -103,8 +103,9 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
         checkpoint.as_ref(),
         &store_time,
     )?);
-    let for_queues = log.clone();
-    views.queues.set_store_time(Box::new(move |at, _| for_queues.store_time(at)));
+    // Weak, since what waits in the log for its dispatch refers to queues.
+    let for_queues = Arc::downgrade(&log);
+    views.queues.set_store_time(Box::new(move |at, _| for_queues.upgrade()?.store_time(at)));
     let dispatch = Dispatch::new(log.clone(), views.clone(), &options, env.clock.clone());
     let mut inner = Inner {
         log,

@@ -761,6 +761,13 @@ impl Queues {
     }
 }
 
+impl Drop for Queues {
+    /// Queues refer to what they have in common, and that to those to be synced: the ring is broken here.
+    fn drop(&mut self) {
+        lock(&self.shared.unsynced).clear();
+    }
+}
+
 fn remove_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -464,3 +464,22 @@ fn store_time_holds_over_a_small_step_back_and_follows_a_large_one() {
     assert_eq!(stored_at(-4000), 500);
     assert_eq!(stored_at(10), 510);
 }
+
+#[test]
+fn a_store_that_is_dropped_without_a_stop_lets_go_of_everything() {
+    let mut world = World::new(7);
+    let disk: Arc<dyn Disk> = Arc::new(world.disk.clone());
+    let env = Env::new(world.clock.clone().into(), disk.clone(), fastrand::Rng::with_seed(1));
+    world.store.shutdown().expect("the disk is well");
+    let (store, _) = Store::open(world.options.clone(), env).expect("it opens");
+    world.store = store;
+    for _ in 0..50 {
+        world.append();
+        world.store.drive();
+        if world.rng.bool() {
+            world.store.step_all();
+        }
+    }
+    drop(world);
+    assert_eq!(Arc::strong_count(&disk), 1, "the store is gone, and with it its hold on the disk");
+}
