@@ -9,7 +9,7 @@
 //! `ClientManageProcessor`, `DefaultConsumerIdsChangeListener`)
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
@@ -412,7 +412,8 @@ impl GroupState {
     /// a newer version. Members of a group must subscribe alike; if not, the last heartbeat wins.
     fn subscribe(&mut self, set: Vec<SubscriptionData>, subscriptions_max: usize) {
         let before = self.subscriptions.len();
-        self.subscriptions.retain(|topic, _| set.iter().any(|data| *data.topic == **topic));
+        let topics: HashSet<&str> = set.iter().map(|data| data.topic.as_str()).collect();
+        self.subscriptions.retain(|topic, _| topics.contains(&**topic));
         self.is_changed |= self.subscriptions.len() != before;
         for data in set {
             let known = self.subscriptions.get(&*data.topic);

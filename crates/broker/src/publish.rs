@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const DLQ_QUEUES: i32 = 1;
 
 /// Bytes for a unique key that the broker makes, and for what a delay adds.
-const UNIQUE_KEY_ROOM: usize = 80;
+const ROOM_FOR_MORE: usize = 80;
 
 /// A checked send, waiting for the append that its run shares.
 struct Accepted {
@@ -90,7 +90,7 @@ impl Broker {
         {
             return Err(PublishError::NotYet(options.start_accept_send_at));
         }
-        let mut topic = match last_topic {
+        let topic = match last_topic {
             Some(topic) if topic.name == item.topic && topic.is_current() => topic.clone(),
             Some(_) | None => self.topic_for_send(cx, options, &item)?,
         };
@@ -107,7 +107,7 @@ impl Broker {
                 producer: cx.remote,
             });
         }
-        let mut queue_id = if item.queue_id >= 0 {
+        let queue_id = if item.queue_id >= 0 {
             item.queue_id
         } else {
             fastrand::i32(0..topic.config.write_queue_nums.max(1))
@@ -124,46 +124,100 @@ impl Broker {
             store_host: options.store_host,
             reconsume_times: item.reconsume_times,
         };
-        let body = match item.payload {
-            Payload::Batch(body) => {
-                return self.accept_batch(
-                    options,
-                    topic,
-                    queue_id,
-                    &item.properties,
-                    template,
-                    body,
-                );
-            }
-            Payload::One(body) => body,
-        };
+        match &item.payload {
+            Payload::One(_) => self.accept_one(cx, options, item, topic, queue_id, template),
+            Payload::Batch(_) => self.accept_batch(options, item, topic, queue_id, template),
+        }
+    }
+
+    /// Checks a single message, and turns it into what its group or its delay make of it.
+    fn accept_one(
+        &self,
+        cx: &Caller,
+        options: &Options,
+        item: Publish,
+        mut topic: Arc<Topic>,
+        mut queue_id: i32,
+        template: MessageTemplate,
+    ) -> Result<(Entry, Accepted), PublishError> {
+        let (Payload::One(body) | Payload::Batch(body)) = &item.payload;
         if body.len() > options.max_message_size {
             return Err(PublishError::too_large(body.len(), options));
         }
-
-        let seen = Seen::of(&item.properties);
-        let mut delay_level = seen.delay_level;
-        if item.topic.starts_with(names::RETRY_PREFIX) {
-            let group = &item.topic[names::RETRY_PREFIX.len()..];
-            let group = group.split_once('+').map_or(group, |(group, _)| group);
-            let Some(config) = self.inner.groups.find(group, options) else {
-                return Err(PublishError::UnknownGroup(group.into()));
-            };
-            let own_max = item.reconsume_times_max.filter(|_| cx.version >= version::V3_4_9);
-            let times_max = own_max.unwrap_or(config.retry_max_times);
-            let is_ordered = self.inner.locks.is_any_held(self.inner.env.clock.monotonic(), group);
-            if item.reconsume_times > times_max || is_ordered {
-                let dlq = ByteString::from(names::dlq_topic(group));
-                topic = self.inner.topics.find_or_exist(&TopicOrigin::dead_letter(dlq))?;
-                queue_id = fastrand::i32(0..DLQ_QUEUES);
-                delay_level = 0;
-            }
+        let mut text = String::with_capacity(
+            item.properties.len() + ROOM_FOR_MORE + self.inner.own_properties.len(),
+        );
+        let mut seen = Seen::copy(&item.properties, &mut text);
+        if item.topic.starts_with(names::RETRY_PREFIX)
+            && let Some(dead) = self.dead_letters_for(cx, options, &item)?
+        {
+            (topic, queue_id) = (dead, fastrand::i32(0..DLQ_QUEUES));
+            seen.delay_level = 0;
         }
         if topic.is_compacted() && !seen.has_keys {
             return Err(PublishError::IllegalMessage("Required message key is missing".into()));
         }
-        if (seen.is_transactional && !(item.reconsume_times > 0 && delay_level > 0))
-            || template.sys_flag & system_flag::TRANSACTION_PREPARED != 0
+        self.check_served(options, &item, &seen)?;
+
+        let unique_key = match seen.unique_key {
+            Some(key) => item.properties.slice_ref(key),
+            None => {
+                let key = self.inner.unique_keys.next(&self.inner.env.clock);
+                properties::append(&mut text, name::UNIQ_KEY, &key);
+                key.into()
+            }
+        };
+        text.push_str(&self.inner.own_properties);
+        let told_queue_id = queue_id;
+        if seen.delay_level > 0 {
+            (topic, queue_id) =
+                self.postpone(&topic.name, queue_id, seen.delay_level, &mut text)?;
+        }
+        if text.len() > properties::LEN_MAX {
+            return Err(PublishError::properties_too_long(text.len()));
+        }
+        let bytes = body.len() as u64;
+        let message = template.fill(&topic.name, queue_id, item.flag, body.clone(), text.into());
+        let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
+        let needs = needs(options, seen.waits);
+        let receipt = unnumbered(options, told_queue_id, unique_key);
+        Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes }))
+    }
+
+    /// Returns the dead-letter topic of a group if a send to its retry topic belongs there: it was tried too often, or
+    /// its group consumes in order (Java: `handleRetryAndDLQ`).
+    fn dead_letters_for(
+        &self,
+        cx: &Caller,
+        options: &Options,
+        item: &Publish,
+    ) -> Result<Option<Arc<Topic>>, PublishError> {
+        let group = &item.topic[names::RETRY_PREFIX.len()..];
+        let group = group.split_once('+').map_or(group, |(group, _)| group);
+        let Some(config) = self.inner.groups.find(group, options) else {
+            return Err(PublishError::UnknownGroup(group.into()));
+        };
+        let own_max = item.reconsume_times_max.filter(|_| cx.version >= version::V3_4_9);
+        let times_max = own_max.unwrap_or(config.retry_max_times);
+        let now = self.inner.env.clock.monotonic();
+        if item.reconsume_times <= times_max && !self.inner.locks.is_any_held(now, group) {
+            return Ok(None);
+        }
+        let dead = TopicOrigin::dead_letter(names::dlq_topic(group).into());
+        Ok(Some(self.inner.topics.find_or_exist(&dead)?))
+    }
+
+    /// Refuses what this broker would deliver otherwise than the message asks.
+    fn check_served(
+        &self,
+        options: &Options,
+        item: &Publish,
+        seen: &Seen<'_>,
+    ) -> Result<(), PublishError> {
+        // Clients before 4.6.1 send half messages back with the property still set.
+        let is_sent_back = item.reconsume_times > 0 && seen.delay_level > 0;
+        if (seen.is_transactional && !is_sent_back)
+            || item.sys_flag & system_flag::TRANSACTION_PREPARED != 0
         {
             if options.reject_transaction_message {
                 let broker = options.store_host.to_string();
@@ -174,62 +228,26 @@ impl Broker {
                 property: name::TRAN_MSG,
             });
         }
-        if delay_level <= 0
-            && seen.timer.is_some_and(|due| due.is_after(self.inner.env.clock.now()))
-        {
+        let now = || self.inner.env.clock.now();
+        if seen.delay_level <= 0 && seen.timer.is_some_and(|due| due.is_after(now())) {
             return Err(PublishError::Unsupported {
                 feature: "messages with a delivery time of their own",
                 property: "TIMER_DELAY_SEC, TIMER_DELAY_MS or TIMER_DELIVER_MS",
             });
         }
-
-        let unique_key = match seen.unique_key {
-            Some(key) => item.properties.slice_ref(key),
-            None => self.inner.unique_keys.next(&self.inner.env.clock).into(),
-        };
-        let mut text = String::with_capacity(
-            item.properties.len() + UNIQUE_KEY_ROOM + self.inner.own_properties.len(),
-        );
-        copy_kept(&item.properties, seen.delay_level != 0, &mut text);
-        if seen.unique_key.is_none() {
-            properties::append(&mut text, name::UNIQ_KEY, &unique_key);
-        }
-        text.push_str(&self.inner.own_properties);
-        let real_queue_id = queue_id;
-        if delay_level > 0 {
-            (topic, queue_id) = self.postpone(&topic.name, queue_id, delay_level, &mut text)?;
-        }
-        let message = template.fill(&topic.name, queue_id, item.flag, body, text.into());
-        if message.properties.len() > properties::LEN_MAX {
-            return Err(PublishError::properties_too_long(message.properties.len()));
-        }
-        let bytes = message.body.len() as u64;
-        let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
-        let accepted = Accepted {
-            topic,
-            needs: if options.sync_flush && seen.waits { Needs::Synced } else { Needs::Written },
-            receipt: Receipt {
-                queue_id: real_queue_id,
-                queue_offset: 0,
-                log_offsets: SmallVec::new(),
-                store_host: options.store_host,
-                unique_key,
-            },
-            bytes,
-        };
-        Ok((Entry::One(draft), accepted))
+        Ok(())
     }
 
     /// Checks a batch: its items become records as they are, without properties of the broker's (as 5.5.0 does).
     fn accept_batch(
         &self,
         options: &Options,
+        item: Publish,
         topic: Arc<Topic>,
         queue_id: i32,
-        common: &str,
         template: MessageTemplate,
-        body: Bytes,
     ) -> Result<(Entry, Accepted), PublishError> {
+        let (Payload::One(body) | Payload::Batch(body)) = item.payload;
         if topic.name.len() > names::TOPIC_LEN_MAX {
             let problem = format!("message topic length too long {}", topic.name.len());
             return Err(PublishError::IllegalMessage(problem));
@@ -244,35 +262,25 @@ impl Broker {
         let bytes = body.len() as u64;
         let queue = topic.queue(&self.inner.store, queue_id);
         let mut drafts = Vec::new();
-        for item in wire::batch::iter(body) {
-            let item = item.map_err(|error| PublishError::IllegalMessage(error.to_string()))?;
-            let mut message =
-                template.clone().fill(&topic.name, queue_id, item.flag, item.body, item.properties);
-            if !message.properties.is_empty() && !message.properties.ends_with('\u{2}') {
-                message.properties = format!("{}\u{2}", message.properties).into();
+        for one in wire::batch::iter(body) {
+            let wire::batch::Item { flag, body, mut properties } =
+                one.map_err(|error| PublishError::IllegalMessage(error.to_string()))?;
+            if !properties.is_empty() && !properties.ends_with('\u{2}') {
+                properties = format!("{properties}\u{2}").into();
             }
-            if message.properties.len() > properties::LEN_MAX {
-                return Err(PublishError::properties_too_long(message.properties.len()));
+            if properties.len() > properties::LEN_MAX {
+                return Err(PublishError::properties_too_long(properties.len()));
             }
+            let message = template.clone().fill(&topic.name, queue_id, flag, body, properties);
             drafts.push(Draft::new(message, queue.clone()));
         }
         if drafts.is_empty() {
             return Err(PublishError::IllegalMessage("the batch holds no message".into()));
         }
-        let waits = Seen::of(common).waits;
-        let accepted = Accepted {
-            topic,
-            needs: if options.sync_flush && waits { Needs::Synced } else { Needs::Written },
-            receipt: Receipt {
-                queue_id,
-                queue_offset: 0,
-                log_offsets: SmallVec::new(),
-                store_host: options.store_host,
-                unique_key: ByteString::new(),
-            },
-            bytes,
-        };
-        Ok((Entry::Batch(drafts), accepted))
+        let waits = properties::get(&item.properties, name::WAIT).is_none_or(says_true);
+        let needs = needs(options, waits);
+        let receipt = unnumbered(options, queue_id, ByteString::new());
+        Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes }))
     }
 
     /// Finds the topic of a send, creating it from its template if that may be.
@@ -303,6 +311,21 @@ impl Broker {
             return Ok(self.inner.topics.find_or_exist(&origin.with_queues(1))?);
         }
         Err(PublishError::UnknownTopic(item.topic.clone()))
+    }
+}
+
+fn needs(options: &Options, waits: bool) -> Needs {
+    if options.sync_flush && waits { Needs::Synced } else { Needs::Written }
+}
+
+/// The receipt of what the log has still to number.
+fn unnumbered(options: &Options, queue_id: i32, unique_key: ByteString) -> Receipt {
+    Receipt {
+        queue_id,
+        queue_offset: 0,
+        log_offsets: SmallVec::new(),
+        store_host: options.store_host,
+        unique_key,
     }
 }
 
@@ -370,7 +393,8 @@ impl Timer {
 }
 
 impl<'a> Seen<'a> {
-    fn of(properties: &'a str) -> Seen<'a> {
+    /// Goes through the properties once, and copies those that are stored as the producer says them.
+    fn copy(properties: &'a str, out: &mut String) -> Seen<'a> {
         let mut seen = Seen {
             unique_key: None,
             waits: true,
@@ -381,11 +405,18 @@ impl<'a> Seen<'a> {
         };
         for (name, value) in properties::iter(properties) {
             match name {
+                name::WAIT => {
+                    seen.waits = says_true(value);
+                    continue;
+                }
+                name::DELAY => {
+                    seen.delay_level = value.parse().unwrap_or(0);
+                    continue;
+                }
+                name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => continue,
                 name::UNIQ_KEY => seen.unique_key = Some(value),
-                name::WAIT => seen.waits = value.eq_ignore_ascii_case("true"),
                 name::KEYS => seen.has_keys = !value.trim().is_empty(),
-                name::TRAN_MSG => seen.is_transactional = value.eq_ignore_ascii_case("true"),
-                name::DELAY => seen.delay_level = value.parse().unwrap_or(0),
+                name::TRAN_MSG => seen.is_transactional = says_true(value),
                 name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS => {
                     seen.timer = Some(Timer::In(value.parse().unwrap_or(i64::MAX)));
                 }
@@ -394,25 +425,17 @@ impl<'a> Seen<'a> {
                 }
                 _ => {}
             }
+            out.push_str(name);
+            out.push('\u{1}');
+            out.push_str(value);
+            out.push('\u{2}');
         }
         seen
     }
 }
 
-/// Copies the properties without those that are not stored, or that the broker sets itself.
-fn copy_kept(text: &str, is_delayed: bool, out: &mut String) {
-    for (name, value) in properties::iter(text) {
-        match name {
-            name::WAIT | name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => {}
-            name::DELAY if is_delayed => {}
-            _ => {
-                out.push_str(name);
-                out.push('\u{1}');
-                out.push_str(value);
-                out.push('\u{2}');
-            }
-        }
-    }
+fn says_true(value: &str) -> bool {
+    value.eq_ignore_ascii_case("true")
 }
 
 impl PublishError {
