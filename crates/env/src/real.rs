@@ -266,3 +266,68 @@ fn write_zeros(file: &fs::File, range: Range<u64>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that goes with the test.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let dir =
+                std::env::temp_dir().join(format!("apogee-env-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).expect("a temporary directory");
+            Dir(dir)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn more_parts_than_one_call_takes_are_written_in_order() {
+        let dir = Dir::new("parts");
+        let file = RealDisk.open(&dir.0.join("f"), Open::Length(1 << 20)).expect("it is created");
+        let parts: Vec<Vec<u8>> = (0..3000_usize).map(|n| vec![n as u8; n % 5]).collect();
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        file.write_at(77, &slices).expect("there is room");
+        let expected = parts.concat();
+        let mut read = vec![0; expected.len()];
+        file.read_at(77, &mut read).expect("it was written");
+        assert_eq!(read, expected);
+        let mut again = vec![0; expected.len()];
+        if file.try_read_at(77, &mut again).expect("no error") {
+            assert_eq!(again, expected);
+        }
+        assert_eq!(file.len().expect("it has a length"), 1 << 20);
+    }
+
+    #[test]
+    fn a_zeroed_range_reads_as_zeros_and_keeps_the_length() {
+        let dir = Dir::new("zero");
+        let file = RealDisk.open(&dir.0.join("f"), Open::Length(10_000)).expect("it is created");
+        file.write_at(0, &[IoSlice::new(&[1; 10_000])]).expect("there is room");
+        file.zero(100..10_000).expect("it can be zeroed");
+        let mut read = vec![2; 10_000];
+        file.read_at(0, &mut read).expect("it has its length");
+        assert!(read[..100].iter().all(|byte| *byte == 1));
+        assert!(read[100..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_lock_is_refused_while_this_process_holds_it_and_free_when_dropped() {
+        let dir = Dir::new("lock");
+        let path = dir.0.join("lock");
+        let held = RealDisk.lock(&path, b"lock").expect("nobody holds it");
+        let second = RealDisk.lock(&path, b"lock").map(|_| ()).expect_err("it is held");
+        assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert!(RealDisk.lock(&path, b"lock").is_ok());
+        assert_eq!(fs::read(&path).expect("it stays"), b"lock");
+    }
+}

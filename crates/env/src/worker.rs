@@ -142,3 +142,32 @@ pub fn spawn_worker(
     })?;
     Ok(WorkerHandle { wake: wake.clone(), thread: Some(thread) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Report(mpsc::Sender<()>);
+
+    impl Worker for Report {
+        fn step(&mut self) -> Step {
+            let _ = self.0.send(());
+            Step::Idle
+        }
+    }
+
+    #[test]
+    fn an_idle_worker_steps_once_for_a_wake_and_ends_with_its_handle() {
+        let (sender, steps) = mpsc::channel();
+        let wake = Wake::new();
+        let handle = spawn_worker("test-worker", &Clock::real(), Report(sender), &wake)
+            .expect("a thread starts");
+        steps.recv().expect("the first step comes by itself");
+        wake.wake();
+        steps.recv().expect("a wake is never lost");
+        handle.stop();
+        assert!(steps.recv().is_err(), "the worker is gone");
+    }
+}

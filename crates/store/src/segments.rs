@@ -78,7 +78,7 @@ impl OpenFiles {
 pub struct Layout {
     /// Directories that get new files, by turns as the original does; not empty.
     pub roots: Vec<PathBuf>,
-    /// Directories whose files are only read.
+    /// Directories that get no new files and may lie on read-only mounts.
     pub read_only: Vec<PathBuf>,
     /// Bytes of a file, above 0.
     pub file_len: u64,
@@ -225,9 +225,7 @@ impl Segments {
     /// Syncs the files that hold a range.
     pub fn sync(&self, range: Range<u64>) -> io::Result<()> {
         for segment in self.touching(range) {
-            if !segment.read_only {
-                self.handle(&segment)?.sync()?;
-            }
+            self.handle(&segment)?.sync()?;
         }
         Ok(())
     }
@@ -250,7 +248,7 @@ impl Segments {
         for segment in removed.iter().rev() {
             self.remove_file(segment)?;
         }
-        let last = kept.pop().filter(|last| to < last.start + len && !last.read_only);
+        let last = kept.pop().filter(|last| to < last.start + len);
         if let Some(last) = last {
             let file = self.handle(&last)?;
             file.zero(to - last.start..len)?;
@@ -391,8 +389,13 @@ impl Segments {
         if let Some(file) = &*slot {
             return Ok(file.clone());
         }
-        let how = if segment.read_only { Open::ReadOnly } else { Open::Existing };
-        let file = self.disk.open(&segment.path, how)?;
+        let file = match self.disk.open(&segment.path, Open::Existing) {
+            // As in the original a directory that gets no new files may hold the log's last one, and that is written.
+            Err(error) if segment.read_only && error.kind() != io::ErrorKind::NotFound => {
+                self.disk.open(&segment.path, Open::ReadOnly)?
+            }
+            outcome => outcome?,
+        };
         *slot = Some(file.clone());
         drop(slot);
         self.open_files.opened(segment);

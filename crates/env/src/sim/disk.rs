@@ -540,3 +540,81 @@ impl File for SimFile {
         Ok(world.files.get(&self.id).expect("a handle's file lives as long as it").len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(seed: u64) -> SimDisk {
+        let disk = SimDisk::new(seed, SimClock::new(0));
+        disk.create_dir_all(Path::new("/d")).expect("memory has room");
+        disk
+    }
+
+    fn create(disk: &SimDisk) -> Arc<dyn File> {
+        disk.open(Path::new("/d/f"), Open::Length(4096)).expect("memory has room")
+    }
+
+    fn read(disk: &SimDisk) -> Option<Vec<u8>> {
+        crate::read_whole(disk, Path::new("/d/f"), 1 << 20).expect("a whole file or none")
+    }
+
+    #[test]
+    fn what_is_synced_with_its_name_survives_a_power_cut() {
+        for seed in 0..50 {
+            let disk = disk(seed);
+            let file = create(&disk);
+            file.write_at(100, &[IoSlice::new(&[7; 2000])]).expect("a write");
+            file.sync().expect("a sync");
+            disk.sync_dir(Path::new("/d")).expect("a sync");
+            file.write_at(3000, &[IoSlice::new(&[8; 1000])]).expect("a write");
+            disk.crash(Crash::Power);
+            let bytes = read(&disk).expect("its name is synced");
+            assert_eq!(bytes[100..2100], [7; 2000]);
+            assert!(file.sync().is_err(), "the old handle is dead");
+        }
+    }
+
+    #[test]
+    fn what_is_not_synced_is_kept_by_a_killed_process_and_torn_by_some_power_cut() {
+        let mut outcomes = HashSet::new();
+        for seed in 0..100 {
+            let disk = disk(seed);
+            let file = create(&disk);
+            file.sync().expect("a sync");
+            disk.sync_dir(Path::new("/d")).expect("a sync");
+            file.write_at(0, &[IoSlice::new(&[9; 1024])]).expect("a write");
+            disk.crash(Crash::Process);
+            assert_eq!(read(&disk).expect("it is there")[..1024], [9; 1024]);
+            disk.crash(Crash::Power);
+            let bytes = read(&disk).expect("its name is synced");
+            outcomes.insert((bytes[0] == 9, bytes[512] == 9));
+        }
+        assert_eq!(outcomes.len(), 4, "each sector for itself");
+    }
+
+    #[test]
+    fn a_full_disk_fails_a_write_that_needs_room_and_takes_one_that_does_not() {
+        let disk = disk(1);
+        let file = create(&disk);
+        file.write_at(0, &[IoSlice::new(&[1; 512])]).expect("there is room");
+        disk.set_room(Some(512));
+        let error = file.write_at(512, &[IoSlice::new(&[1; 1024])]).expect_err("one sector short");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        file.write_at(0, &[IoSlice::new(&[2; 512])]).expect("it is allocated");
+        disk.set_room(None);
+        file.write_at(512, &[IoSlice::new(&[1; 1024])]).expect("there is room again");
+    }
+
+    #[test]
+    fn a_lock_is_held_once_until_dropped_or_crashed() {
+        let disk = disk(1);
+        let path = Path::new("/d/lock");
+        let held = disk.lock(path, b"lock").expect("nobody holds it");
+        assert!(disk.lock(path, b"lock").is_err());
+        drop(held);
+        let _held = disk.lock(path, b"lock").expect("it was dropped");
+        disk.crash(Crash::Process);
+        assert!(disk.lock(path, b"lock").is_ok());
+    }
+}

@@ -466,6 +466,40 @@ fn store_time_holds_over_a_small_step_back_and_follows_a_large_one() {
 }
 
 #[test]
+fn files_take_turns_over_roots_and_none_is_made_in_a_read_only_one() {
+    let mut world = World::new(3);
+    let open = |world: &mut World, roots: &[&str], read_only: &[&str]| {
+        world.store.shutdown().expect("the disk is well");
+        world.options.store_path_commit_log = roots.iter().map(Into::into).collect();
+        world.options.read_only_commit_log_store_paths = read_only.iter().map(Into::into).collect();
+        let end = world.store.marks().synced.get();
+        world.reopen(end);
+    };
+    let files = |world: &World, root: &str| {
+        world.disk.paths().iter().filter(|path| path.starts_with(root)).count()
+    };
+    let fill = |world: &mut World| {
+        let until =
+            world.store.marks().appended.get() + 5 * world.options.mapped_file_size_commit_log;
+        while world.store.marks().appended.get() < until {
+            world.append();
+            world.store.drive();
+        }
+        world.store.step_all();
+    };
+    world.appended.clear();
+    open(&mut world, &["/b", "/a"], &[]);
+    fill(&mut world);
+    assert!(files(&world, "/a") >= 2 && files(&world, "/b") >= 2);
+    open(&mut world, &["/a", "/b"], &["/a"]);
+    let before = files(&world, "/a");
+    fill(&mut world);
+    assert_eq!(files(&world, "/a"), before);
+    world.check();
+    open(&mut world, &["/b"], &["/a"]);
+}
+
+#[test]
 fn a_store_that_is_dropped_without_a_stop_lets_go_of_everything() {
     let mut world = World::new(7);
     let disk: Arc<dyn Disk> = Arc::new(world.disk.clone());
