@@ -172,7 +172,7 @@ impl Keeper {
         for segment in log.segments.list() {
             let len = log.segments.file_len();
             let modified = log.segments.modified(&segment)?.unwrap_or(Millis::MAX);
-            files.push(LogFile { end: segment.start() + len, len, modified });
+            files.push(LogFile { len, modified });
         }
         let (now, monotonic) = (env.clock.now(), env.clock.monotonic());
         self.doomed = self.retention.decide(options, &files, used_ratio, now, monotonic);

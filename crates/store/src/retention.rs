@@ -22,8 +22,6 @@ const DRIFT_MAX: Millis = 60_000;
 /// A log file, as retention sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogFile {
-    /// Log offset behind its last byte.
-    pub(crate) end: u64,
     pub(crate) len: u64,
     /// When it was last written.
     pub(crate) modified: Millis,
@@ -130,12 +128,8 @@ mod tests {
     const MIDNIGHT: Millis = 1_699_920_000_000;
 
     fn files(ages_in_hours: &[Millis], now: Millis) -> Vec<LogFile> {
-        let file = |(n, age): (usize, &Millis)| LogFile {
-            end: (n as u64 + 1) * 100,
-            len: 100,
-            modified: now - age * HOUR,
-        };
-        ages_in_hours.iter().enumerate().map(file).collect()
+        let file = |age: &Millis| LogFile { len: 100, modified: now - age * HOUR };
+        ages_in_hours.iter().map(file).collect()
     }
 
     /// Decides twice, ten seconds apart, and returns the second answer.

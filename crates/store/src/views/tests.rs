@@ -541,3 +541,8 @@ fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
     }
     files
 }
+
+#[test]
+fn a_queue_at_rest_is_small() {
+    assert!(size_of::<Queue>() <= 256, "{}", size_of::<Queue>());
+}
