@@ -24,10 +24,11 @@ use crate::{
     views::{Durable, LastStop},
 };
 
-/// Pause between looks at whether a round is due.
-const TICK: Duration = Duration::from_secs(1);
-/// Bytes of log that are dispatched before the views are synced: what a recovery may have to replay.
-const REPLAY_BYTES: u64 = 512 << 20;
+/// Pause between looks at whether a round is due, or the log synced.
+const TICK: Duration = Duration::from_millis(250);
+/// Bytes of log that are dispatched before the views are synced: with what comes until the log is synced too, this is what
+/// a recovery has to replay.
+const REPLAY_BYTES: u64 = 256 << 20;
 
 /// Is asked how many of the messages of a queue that the log has just lost some group had not consumed.
 pub type UnconsumedHook = Box<dyn Fn(&Queue, Range<i64>) -> u64 + Send + Sync>;
