@@ -62,11 +62,6 @@ pub fn filtered(text: &str, keep: impl Fn(&str) -> bool) -> String {
     out
 }
 
-/// Whether `text` may stand in a name or a value: it holds neither separator.
-pub fn is_clean(text: &str) -> bool {
-    !text.contains([NAME_END, PAIR_END])
-}
-
 /// Builds a property text from pairs.
 pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = String::new();

@@ -32,10 +32,6 @@ pub const MAGIC_V2: u32 = 0xDAA3_20AB;
 pub const MAGIC_BLANK: u32 = 0xCBD4_3194;
 /// Bytes of a blank's own fields; this many must stay free behind every record of a file.
 pub const BLANK_LEN: usize = 8;
-/// Position of the queue offset in a record.
-pub const QUEUE_OFFSET_AT: usize = 20;
-/// Position of the log offset in a record.
-pub const LOG_OFFSET_AT: usize = 28;
 /// Position of the system flag in a record.
 pub const SYSTEM_FLAG_AT: usize = 36;
 /// Length of a record with IPv4 hosts and nothing of variable length.
@@ -417,8 +413,8 @@ mod tests {
         let out = encoded(&message());
         assert_eq!(out.len(), LEN_MIN + 1 + 5 + 7);
         assert_eq!(&out[4..8], [0xDA, 0xA3, 0x20, 0xA7]);
-        assert_eq!(&out[QUEUE_OFFSET_AT..LOG_OFFSET_AT], 9u64.to_be_bytes());
-        assert_eq!(&out[LOG_OFFSET_AT..SYSTEM_FLAG_AT], 4096u64.to_be_bytes());
+        assert_eq!(&out[20..28], 9u64.to_be_bytes());
+        assert_eq!(&out[28..SYSTEM_FLAG_AT], 4096u64.to_be_bytes());
         assert_eq!(&out[48..56], [10, 0, 0, 1, 0, 0, 0x13, 0x88]);
         assert_eq!(&out[56..64], NUMBERS.stored_at.to_be_bytes());
         assert_eq!(out[out.len() - 11..], *b"\x01T\x00\x07TAGS\x01a\x02");

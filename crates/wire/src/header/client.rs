@@ -31,15 +31,3 @@ pub struct OneProducerGroup<'a> {
     /// The producer group.
     pub producer_group: &'a str,
 }
-
-/// GET_CONSUMER_RUNNING_INFO (Java: `GetConsumerRunningInfoRequestHeader`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ConsumerRunningInfo<'a> {
-    /// The consumer group.
-    pub consumer_group: &'a str,
-    /// Client that is asked.
-    pub client_id: &'a str,
-    /// Whether stacks of its threads are wanted.
-    pub jstack_enable: bool,
-}

@@ -1,4 +1,4 @@
-//! Headers of consumer group administration and of a broker's statistics.
+//! Headers of consumer group administration and of a broker's configuration.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,16 +52,6 @@ pub struct GetConsumeStats<'a> {
     pub topic: Option<&'a str>,
     /// Only these topics, with `;` between (5.x).
     pub topic_list: Option<&'a str>,
-}
-
-/// VIEW_BROKER_STATS_DATA (Java: `ViewBrokerStatsDataRequestHeader`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ViewBrokerStats<'a> {
-    /// Name of the statistic, as `TOPIC_PUT_NUMS`.
-    pub stats_name: &'a str,
-    /// What it counts, as a topic.
-    pub stats_key: &'a str,
 }
 
 /// Version of a broker's configuration (Java: `GetBrokerConfigResponseHeader`).
