@@ -8,7 +8,7 @@
 //! since old files go. Files have their full length from the start and are sparse. How many are open at once is bounded
 //! by an [`OpenFiles`] that all runs of a store share. (Java: `MappedFileQueue`, `MultiPathMappedFileQueue`.)
 //!
-//! Invariant: files do not overlap and are sorted. Writes come from one thread at a time; reads from any.
+//! Invariant: files do not overlap and are sorted. A place is written by one thread at a time; reads come from any.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -351,6 +351,10 @@ impl Segments {
         *lock(&segment.file) = Some(file);
         let mut files = self.files_mut();
         let place = files.partition_point(|other| other.start < start);
+        // Who reserves ahead and who writes may both have found it missing.
+        if let Some(other) = files.get(place).filter(|other| other.start == start) {
+            return Ok(other.clone());
+        }
         files.insert(place, segment.clone());
         drop(files);
         self.open_files.opened(&segment);

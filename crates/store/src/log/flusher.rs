@@ -56,7 +56,11 @@ impl Log {
 
     /// Reserves room for a write if the flusher has not done so ahead of it.
     pub(super) fn reserve_for(&self, range: Range<u64>) -> io::Result<()> {
-        if range.end <= self.flusher.reserved.load(Ordering::Relaxed) {
+        let reserved = self.flusher.reserved.load(Ordering::Relaxed);
+        if reserved.saturating_sub(range.end) < self.low_water() {
+            self.flusher.wake.wake();
+        }
+        if range.end <= reserved {
             return Ok(());
         }
         self.reserve_from(range.start)
@@ -78,13 +82,18 @@ impl Log {
         }
     }
 
+    /// Returns how little of what is reserved may be left before the flusher reserves more.
+    fn low_water(&self) -> u64 {
+        (RESERVE_STEP / 2).min(self.limits.file_len / 4)
+    }
+
     /// Reserves the next step before the writer needs it, in the next file if this one is all reserved.
     fn reserve_ahead(&self) {
         let (written, reserved) =
             (self.marks.written.get(), self.flusher.reserved.load(Ordering::Relaxed));
         let ahead = reserved.saturating_sub(written);
         if 0 < ahead
-            && ahead < (RESERVE_STEP / 2).min(self.limits.file_len / 4)
+            && ahead < self.low_water()
             && let Err(error) = self.reserve_from(reserved)
         {
             // The write that needs the room will meet the same error and handle it.
@@ -106,17 +115,16 @@ impl Worker for FlusherWorker {
         if log.is_poisoned() {
             return Step::Idle;
         }
+        log.reserve_ahead();
         let dirty = log.marks.synced.get() < log.marks.written.get();
         if log.limits.sync_each {
             if dirty && log.sync() {
-                log.reserve_ahead();
                 return Step::Again;
             }
             return Step::Idle;
         }
         let next_sync = Duration::from_nanos(log.flusher.next_sync.load(Ordering::Relaxed));
         let now = log.clock.monotonic();
-        log.reserve_ahead();
         if now < next_sync {
             return Step::IdleUntil(next_sync);
         }
