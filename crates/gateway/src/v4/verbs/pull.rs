@@ -8,10 +8,12 @@
 use std::time::Duration;
 
 use broker::api::{Filter, Pull, PullError, PullOutcome, Pulled};
+use bytestring::ByteString;
 use remoting::Replies;
 use wire::{
     code::{RequestCode, ResponseCode},
-    frame::{Frame, Kind},
+    ext::Ext,
+    frame::{Body, Frame, Kind},
     header::pull::{PullMessage, PullMessageResponse},
     names::pull_flag,
 };
@@ -34,6 +36,8 @@ pub(crate) fn pull(session: &Session, request: Frame, replies: &mut Replies) {
     };
     let caller = session.caller(&request);
     let broker = session.door.broker.clone();
+    // A long poll keeps nothing of the buffer that it came in, which may have come with a megabyte of sends.
+    let request = Frame { ext: Ext::default(), body: Body::new(), remark: None, ..request };
     replies.park(async move {
         let answer = match broker.pull(&caller, asked).await {
             Ok(pulled) => pulled_response(&request, pulled),
@@ -43,14 +47,14 @@ pub(crate) fn pull(session: &Session, request: Frame, replies: &mut Replies) {
     });
 }
 
+/// Reads a pull; its strings are copies, since it may wait.
 fn decode(request: &Frame) -> Result<Pull, Refusal> {
     let asked: PullMessage<'_> = request.header()?;
-    let share = |text| request.ext.share(text);
     let is_set = |flag| asked.sys_flag & flag != 0;
     let timeout = Duration::from_millis(asked.suspend_timeout_millis.max(0).unsigned_abs());
     Ok(Pull {
-        group: share(asked.consumer_group),
-        topic: share(asked.topic),
+        group: ByteString::from(asked.consumer_group),
+        topic: ByteString::from(asked.topic),
         queue_id: asked.queue_id,
         offset: asked.queue_offset,
         count_max: asked.max_msg_nums,
@@ -58,8 +62,8 @@ fn decode(request: &Frame) -> Result<Pull, Refusal> {
         suspend: is_set(pull_flag::SUSPEND).then_some(timeout),
         filter: if is_set(pull_flag::SUBSCRIPTION) {
             Filter::Expression {
-                kind: share(asked.expression_type.unwrap_or_default()),
-                expression: share(asked.subscription.unwrap_or_default()),
+                kind: ByteString::from(asked.expression_type.unwrap_or_default()),
+                expression: ByteString::from(asked.subscription.unwrap_or_default()),
             }
         } else {
             Filter::Registered
