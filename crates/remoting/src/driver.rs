@@ -410,6 +410,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         CloseReason::Broken
     }
 
+    /// Says how things stood when a bound on time or memory was passed.
+    fn describe(&self, reason: CloseReason) -> String {
+        let unsent = self.replies.now.len();
+        match reason {
+            CloseReason::HalfFrame => {
+                let (here, whole) = (self.buffer.len(), frame_len(&self.buffer).unwrap_or(4));
+                format!(
+                    "{here} of {whole} bytes of a frame after {:?}",
+                    self.commons.limits.frame_timeout
+                )
+            }
+            CloseReason::SlowReader => {
+                format!("{unsent} bytes unsent after {:?}", self.commons.limits.drain_timeout)
+            }
+            CloseReason::OutboundPressure => {
+                let max = self.commons.limits.outbound_bytes_total_max;
+                format!("{unsent} bytes unsent, and over {max} by all connections")
+            }
+            CloseReason::ByPeer
+            | CloseReason::Broken
+            | CloseReason::Shutdown
+            | CloseReason::Dismissed
+            | CloseReason::Idle
+            | CloseReason::BadFrame
+            | CloseReason::FrameTooLarge => String::new(),
+        }
+    }
+
     fn release_buffers(&mut self) {
         self.replies.now.release();
         self.replies.waits = Vec::new();
@@ -428,6 +456,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let reason = ready!(self.poll_end(cx));
         let remote = Connection(self.link.clone()).remote();
+        if self.detail.is_empty() {
+            self.detail = self.describe(reason);
+        }
         let detail = &self.detail;
         if reason.is_peers_fault() {
             warn!(%remote, ?reason, detail, "connection closed");

@@ -303,7 +303,8 @@ impl Commons {
         let tick = tick_of(&self.clock);
         self.tick.store(tick, Relaxed);
         let overdue = |since: u32, timeout: Duration| {
-            since != 0 && u64::from(tick.saturating_sub(since)) > timeout.as_secs()
+            since != 0
+                && u128::from(tick.saturating_sub(since)) > timeout.as_millis().div_ceil(1000)
         };
         let links = self.links();
         for link in links.values() {

@@ -20,7 +20,8 @@ pub trait Handler: Send {
     /// Takes all requests that one read of the socket brought, in order; oneway frames are among them.
     ///
     /// Each request is answered by pushing its response into `replies` now, or by handing `replies` a future that will.
-    /// It must not block: the connection, and others on the same thread, wait. Frames left in `run` are dropped.
+    /// It must not block: the connection, and others on the same thread, wait. Frames left in `run` are dropped. A frame,
+    /// and every slice of it, keeps the whole buffer of its read alive, so what may wait long copies what it needs.
     fn run(&mut self, run: &mut Vec<Frame>, replies: &mut Replies);
 }
 
