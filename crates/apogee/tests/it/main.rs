@@ -2,6 +2,7 @@
 
 mod address;
 mod config;
+mod hostile;
 mod kill;
 mod server;
 mod stop;
