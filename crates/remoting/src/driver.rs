@@ -50,6 +50,8 @@ pub(crate) struct Driver<S> {
     read_size: usize,
     /// Share of this connection in the server's read buffers.
     read_held: usize,
+    /// Whether that share is beyond the bound.
+    overdrawn: bool,
     run: Vec<Frame>,
     replies: Replies,
     in_flight: u32,
@@ -100,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             buffer: BytesMut::new(),
             read_size: READ_BYTES_BASE,
             read_held: 0,
+            overdrawn: false,
             run: Vec::new(),
             replies: Replies::default(),
             in_flight: 0,
@@ -269,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let over_total = (self.in_flight > 0 && self.commons.requests_over_bound())
             || (!self.replies.now.is_empty() && self.commons.outbound_over_bound());
         if over_total {
-            self.link.starved.store(true, Relaxed);
+            self.starve();
             return 0;
         }
         limits
@@ -285,11 +288,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Makes room to read into; false if the server's read buffers are at their bound.
     ///
     /// A frame gets room as its bytes arrive, at most as much again as is already here: its length alone earns nothing.
+    /// Room for more than the frame needs is given only while half of the bound is free, so that frames find room.
     fn make_room(&mut self) -> bool {
         let len = self.buffer.len();
         let missing = frame_len(&self.buffer).map_or(0, |whole| whole.saturating_sub(len));
-        let mut wanted = self.read_size.max(len + missing.min(len)).max(len + 1);
-        if self.buffer.try_reclaim(wanted - len) {
+        let needed = len + missing.min(len).max(1);
+        let liked = self.read_size.max(needed);
+        if self.buffer.try_reclaim(liked - len) {
             return true;
         }
         // Waits still hold slices of this buffer. The rest of it is used up first, so that what they pin is hardly
@@ -297,19 +302,68 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if missing == 0 && self.buffer.capacity() - len >= READ_BYTES_LEFT_MIN {
             return true;
         }
-        let share = wanted.saturating_sub(READ_BYTES_BASE);
-        if share > self.read_held && !self.commons.take_read_bytes(share - self.read_held) {
-            wanted = self.read_held + READ_BYTES_BASE;
-            if wanted <= len {
-                self.link.starved.store(true, Relaxed);
-                return false;
-            }
+        let bound = self.commons.limits.read_bytes_total_max;
+        let capacity = if self.take_share(liked, bound / 2) {
+            liked
+        } else if self.take_share(needed, bound) || self.overdraw(needed) {
+            needed
+        } else {
+            self.read_held + READ_BYTES_BASE
+        };
+        if capacity <= len {
+            self.starve();
+            return false;
         }
-        self.read_held = self.read_held.max(wanted.saturating_sub(READ_BYTES_BASE));
-        let mut roomier = BytesMut::with_capacity(wanted);
-        roomier.extend_from_slice(&self.buffer);
-        self.buffer = roomier;
+        self.replace_buffer(capacity);
         true
+    }
+
+    /// Holds a share of the server's read buffers that is enough for `capacity`, unless that takes it over `bound`.
+    fn take_share(&mut self, capacity: usize, bound: usize) -> bool {
+        let share = capacity.saturating_sub(READ_BYTES_BASE);
+        let taken =
+            share <= self.read_held || self.commons.take_read_bytes(share - self.read_held, bound);
+        if taken {
+            self.read_held = self.read_held.max(share);
+        }
+        taken
+    }
+
+    /// Holds it beyond the bound, if no other connection does: so that frames that fill the bound together, and none of
+    /// them whole, get through one after the other.
+    fn overdraw(&mut self, capacity: usize) -> bool {
+        self.overdrawn = self.overdrawn || self.commons.take_overdraft(&self.link);
+        self.overdrawn && self.take_share(capacity, usize::MAX)
+    }
+
+    /// Gives back what a large frame took, or what is more than a fair share while room is scarce.
+    fn shrink_buffer(&mut self) {
+        if self.read_held == 0 {
+            return;
+        }
+        let scarce =
+            self.commons.metrics.read_bytes() > self.commons.limits.read_bytes_total_max / 2;
+        let kept = if scarce { 0 } else { READ_BYTES_BUSY - READ_BYTES_BASE };
+        let len = self.buffer.len();
+        if self.read_held <= kept || len > READ_BYTES_BASE {
+            return;
+        }
+        match len {
+            0 => self.buffer = BytesMut::new(),
+            _ => self.replace_buffer(READ_BYTES_BASE),
+        }
+        self.give_share();
+    }
+
+    fn replace_buffer(&mut self, capacity: usize) {
+        let mut buffer = BytesMut::with_capacity(capacity);
+        buffer.extend_from_slice(&self.buffer);
+        self.buffer = buffer;
+    }
+
+    fn starve(&self) {
+        self.link.starved.store(true, Relaxed);
+        self.commons.note_starving();
     }
 
     /// Doubles the next read when this one was full, halves it when it was nearly empty.
@@ -351,6 +405,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if let Some(error) = fault {
             self.refuse(&error);
+        }
+        if whole {
+            self.shrink_buffer();
         }
         let half_since = match self.buffer.is_empty() {
             true => 0,
@@ -445,7 +502,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
             self.read_size = READ_BYTES_BASE;
-            self.commons.give_read_bytes(std::mem::take(&mut self.read_held));
+            self.give_share();
         }
     }
 }
@@ -470,10 +527,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     }
 }
 
+impl<S> Driver<S> {
+    fn give_share(&mut self) {
+        self.commons.give_read_bytes(std::mem::take(&mut self.read_held));
+        if std::mem::take(&mut self.overdrawn) {
+            self.commons.give_overdraft();
+        }
+    }
+}
+
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
         self.link.bury();
-        self.commons.give_read_bytes(self.read_held);
+        self.give_share();
         self.commons.requests_changed(self.in_flight_reported, 0);
         self.commons.outbound_changed(self.link.blocked_bytes.swap(0, Relaxed), 0);
     }

@@ -21,7 +21,7 @@ pub struct Limits {
     /// Unanswered requests of all connections; over it, those that have some in flight stop reading.
     pub requests_in_flight_total_max: usize,
     /// Bytes of read buffers of all connections beyond the first [`READ_BYTES_BASE`] of each. A connection that would
-    /// exceed it waits, and so does the frame it is reading, until [`Limits::frame_timeout`] lets one of them go.
+    /// exceed it waits until others are done with theirs; one at a time may exceed it by the frame that it is reading.
     pub read_bytes_total_max: usize,
     /// Bytes of answers that one connection may hold unsent before it stops taking requests and answers.
     pub outbound_bytes_pause: usize,
@@ -56,7 +56,7 @@ impl Default for Limits {
             run_frames_max: 1024,
             requests_in_flight_max: 16_384,
             requests_in_flight_total_max: 262_144,
-            read_bytes_total_max: 128 * 1024 * 1024,
+            read_bytes_total_max: 64 * 1024 * 1024,
             outbound_bytes_pause: 1024 * 1024,
             outbound_bytes_total_max: 128 * 1024 * 1024,
             outbox_bytes_max: 4 * 1024 * 1024,

@@ -38,6 +38,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Ticks without traffic after which a connection gives its buffers back.
 const QUIET_TICKS: u32 = 5;
 
+/// Ticks within which the frame of a connection whose read buffer goes beyond the bound has to be whole.
+const OVERDRAFT_TICKS: u32 = 5;
+
 /// Bound sockets that do not serve yet, so that all ports of a process are taken before anything starts.
 pub struct Listeners {
     listeners: Vec<TcpListener>,
@@ -182,9 +185,13 @@ pub(crate) struct Commons {
     tick: AtomicU32,
     stopping: AtomicBool,
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    /// The connection whose read buffer goes beyond the bound, and since when.
+    overdraft: Mutex<Option<(Arc<Link>, u32)>>,
+    /// Whether some connection waits for what others hold.
+    starving: AtomicBool,
     /// Told whenever the last connection goes.
     empty: Notify,
-    /// Told when slow readers hold more than the server allows.
+    /// Told when slow readers hold more than the server allows, or read buffers are free that others wait for.
     pressure: Notify,
 }
 
@@ -213,6 +220,8 @@ impl Commons {
             tick,
             stopping: AtomicBool::new(false),
             links: Mutex::new(HashMap::new()),
+            overdraft: Mutex::new(None),
+            starving: AtomicBool::new(false),
             empty: Notify::new(),
             pressure: Notify::new(),
         })
@@ -262,21 +271,50 @@ impl Commons {
         self.stopping.load(Relaxed)
     }
 
-    /// Takes a share of the server's read buffers, or refuses.
-    pub(crate) fn take_read_bytes(&self, bytes: usize) -> bool {
-        let max = self.limits.read_bytes_total_max;
+    /// Takes a share of the server's read buffers, unless that takes them over `bound`.
+    pub(crate) fn take_read_bytes(&self, bytes: usize, bound: usize) -> bool {
         self.metrics
             .read_bytes
             .fetch_update(Relaxed, Relaxed, |held| {
-                held.checked_add(bytes).filter(|&sum| sum <= max)
+                held.checked_add(bytes).filter(|&sum| sum <= bound)
             })
             .is_ok()
     }
 
     pub(crate) fn give_read_bytes(&self, bytes: usize) {
-        if bytes > 0 {
-            self.metrics.read_bytes.fetch_sub(bytes, Relaxed);
+        if bytes == 0 {
+            return;
         }
+        self.metrics.read_bytes.fetch_sub(bytes, Relaxed);
+        if self.starving.swap(false, Relaxed) {
+            self.pressure.notify_one();
+        }
+    }
+
+    /// Lets one connection at a time take read buffers beyond the bound.
+    pub(crate) fn take_overdraft(&self, link: &Arc<Link>) -> bool {
+        let mut overdraft = self.overdraft();
+        if overdraft.is_none() {
+            *overdraft = Some((link.clone(), self.tick()));
+            return true;
+        }
+        false
+    }
+
+    pub(crate) fn give_overdraft(&self) {
+        *self.overdraft() = None;
+        if self.starving.swap(false, Relaxed) {
+            self.pressure.notify_one();
+        }
+    }
+
+    /// Notes that a connection waits for read buffers or for requests to be answered.
+    pub(crate) fn note_starving(&self) {
+        self.starving.store(true, Relaxed);
+    }
+
+    fn overdraft(&self) -> MutexGuard<'_, Option<(Arc<Link>, u32)>> {
+        self.overdraft.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn requests_changed(&self, before: u32, now: u32) {
@@ -323,6 +361,12 @@ impl Commons {
             }
         }
         self.relieve_pressure(&links);
+        drop(links);
+        if let Some((link, since)) = &*self.overdraft()
+            && tick.saturating_sub(*since) > OVERDRAFT_TICKS
+        {
+            link.condemn(CloseReason::HalfFrame);
+        }
     }
 
     /// Lets go of the readers that have been blocked longest until the rest is within the bound.

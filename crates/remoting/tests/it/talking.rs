@@ -59,8 +59,8 @@ async fn a_body_of_any_size_arrives_as_it_was_sent() {
         let answer = client.call(request(ECHO, &BODY[..len]), MINUTE).await.expect("an answer");
         assert!(answer.body_bytes() == BODY[..len], "a body of {len} bytes changed on the way");
     }
-    // A buffer that grew for a large frame is given back once the connection is quiet.
-    assert!(fixture.metrics().read_bytes() > 1 << 20);
+    // What a large frame took is given back at once, the rest when the connection is quiet.
+    assert!(fixture.metrics().read_bytes() <= 256 * 1024);
     fixture.pass(5);
     until(|| fixture.metrics().read_bytes() == 0).await;
 }
