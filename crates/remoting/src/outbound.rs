@@ -42,6 +42,13 @@ impl Answers {
         }
     }
 
+    /// Has `write` append whole frames without a body, or with a small one, to what is there.
+    pub fn encode(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        let before = self.heads.len();
+        write(&mut self.heads);
+        self.len += self.heads.len() - before;
+    }
+
     /// Returns the number of bytes to send.
     pub fn len(&self) -> usize {
         self.len

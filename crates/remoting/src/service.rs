@@ -2,6 +2,7 @@
 
 use std::{future::Future, pin::Pin};
 
+use bytes::BytesMut;
 use wire::{
     code::{RequestCode, ResponseCode},
     frame::{Frame, Kind},
@@ -48,6 +49,11 @@ impl Replies {
     /// Answers at once, in the write that ends this run.
     pub fn push(&mut self, frame: &Frame) {
         self.now.push(frame);
+    }
+
+    /// Has `write` append whole answers, as [`Answers::encode`] does, to the write that ends this run.
+    pub fn encode(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.now.encode(write);
     }
 
     /// Answers `requests` requests of the run when `answers` resolves: for work that is already done and only has to

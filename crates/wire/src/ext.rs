@@ -15,9 +15,13 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::fastjson::lex::{Token, unescape};
+use crate::scan::Decimal;
 
 /// Most ext fields of a decoded frame; the largest header of RocketMQ has about thirty.
 pub const FIELDS_MAX: usize = 256;
+
+/// Room that the side buffer begins with: that of a header of ours.
+const SIDE_BYTES: usize = 256;
 
 /// Marks a [`Span`] of the side buffer.
 const SIDE: u32 = 1 << 31;
@@ -97,6 +101,9 @@ impl Ext {
     }
 
     fn keep(&mut self, text: &str) -> Span {
+        if self.side.capacity() == 0 {
+            self.side.reserve(SIDE_BYTES);
+        }
         let at = self.side.len();
         self.side.push_str(text);
         self.side_from(at)
@@ -416,9 +423,18 @@ impl ser::Serializer for ValueWriter<'_> {
     type SerializeStruct = NotFlat<bool>;
 
     write_displayed! {
-        serialize_bool(bool) serialize_i8(i8) serialize_i16(i16) serialize_i32(i32)
-        serialize_i64(i64) serialize_u8(u8) serialize_u16(u16) serialize_u32(u32)
-        serialize_u64(u64) serialize_f32(f32) serialize_f64(f64) serialize_char(char)
+        serialize_bool(bool) serialize_i8(i8) serialize_i16(i16) serialize_u8(u8)
+        serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_f32(f32)
+        serialize_f64(f64) serialize_char(char)
+    }
+
+    fn serialize_i32(self, value: i32) -> Result<bool, HeaderError> {
+        self.serialize_i64(value.into())
+    }
+
+    fn serialize_i64(self, value: i64) -> Result<bool, HeaderError> {
+        self.0.push_str(Decimal::of(value).as_str());
+        Ok(true)
     }
 
     fn serialize_str(self, value: &str) -> Result<bool, HeaderError> {

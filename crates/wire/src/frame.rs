@@ -15,8 +15,6 @@
 //! the fields mean is said by [`crate::header`] and [`crate::body`].
 //! Java: `RemotingCommand`, `RocketMQSerializable`.
 
-use std::fmt::Write;
-
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
@@ -26,6 +24,7 @@ use thiserror::Error;
 use crate::code::{Language, RequestCode, ResponseCode, version};
 use crate::ext::{Ext, FIELDS_MAX, HeaderError};
 use crate::fastjson::lex::{Lexer, Malformed, write_string};
+use crate::scan::Decimal;
 
 /// Longest frame that RocketMQ accepts by default, in bytes with the length field.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -159,25 +158,51 @@ impl Frame {
     /// # Panics
     /// If header or body are too long for their length fields: 24 and 31 bits.
     pub fn encode_head(&self, body_len: usize, out: &mut BytesMut) {
-        let start = out.len();
-        out.reserve(512);
-        out.put_u64(0);
-        let codec = match self.codec {
+        with_lengths(self.codec, body_len, out, |out| match self.codec {
+            Codec::Json => self.encode_json(out),
+            Codec::Binary => self.encode_binary(out),
+        });
+    }
+
+    /// Appends a response without remark and body to `out`; its ext fields are what `fields` puts.
+    /// The same bytes as those of such a frame, without making it: for answers to every message.
+    pub fn encode_response(
+        code: ResponseCode,
+        opaque: i32,
+        codec: Codec,
+        out: &mut BytesMut,
+        fields: impl FnOnce(&mut Fields<'_>),
+    ) {
+        with_lengths(codec, 0, out, |out| match codec {
             Codec::Json => {
-                self.encode_json(out);
-                0
+                put_number(out, "{\"code\":", code.0);
+                let mut writer = Fields { out: &mut *out, codec, before: ",\"extFields\":{\"" };
+                fields(&mut writer);
+                if writer.before == ",\"" {
+                    out.put_u8(b'}');
+                }
+                put_number(out, ",\"flag\":1,\"language\":\"JAVA\",\"opaque\":", opaque);
+                put_number(
+                    out,
+                    ",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":",
+                    version::OURS,
+                );
+                out.put_u8(b'}');
             }
             Codec::Binary => {
-                self.encode_binary(out);
-                1
+                out.put_i16(code.0 as i16);
+                out.put_u8(Language::JAVA.0);
+                out.put_i16(version::OURS as i16);
+                out.put_i32(opaque);
+                out.put_i32(1);
+                out.put_u32(0);
+                let start = out.len();
+                out.put_u32(0);
+                fields(&mut Fields { out: &mut *out, codec, before: "" });
+                let len = (out.len() - start - 4) as u32;
+                out[start..start + 4].copy_from_slice(&len.to_be_bytes());
             }
-        };
-        let head_len = out.len() - start - 8;
-        assert!(head_len < 1 << 24, "a header of {head_len} bytes");
-        let len = i32::try_from(4 + head_len + body_len).expect("a frame is shorter than 2 GiB");
-        let mut lengths = &mut out[start..start + 8];
-        lengths.put_i32(len);
-        lengths.put_u32(codec << 24 | head_len as u32);
+        });
     }
 
     /// A request of ours; its `opaque` is given by who sends it.
@@ -326,6 +351,71 @@ impl Frame {
     }
 }
 
+/// Where [`Frame::encode_response`] takes ext fields.
+pub struct Fields<'a> {
+    out: &'a mut BytesMut,
+    codec: Codec,
+    /// What comes before the next field in JSON.
+    before: &'static str,
+}
+
+impl Fields<'_> {
+    /// Puts a text under a name that needs no escapes.
+    pub fn text(&mut self, name: &'static str, value: &str) {
+        self.name(name);
+        match self.codec {
+            Codec::Json => write_string(value, self.out),
+            Codec::Binary => {
+                self.out.put_u32(value.len() as u32);
+                self.out.put_slice(value.as_bytes());
+            }
+        }
+    }
+
+    /// Puts a number under a name that needs no escapes.
+    pub fn number(&mut self, name: &'static str, value: i64) {
+        self.text(name, Decimal::of(value).as_str());
+    }
+
+    fn name(&mut self, name: &'static str) {
+        match self.codec {
+            Codec::Json => {
+                self.out.put_slice(self.before.as_bytes());
+                self.out.put_slice(name.as_bytes());
+                self.out.put_slice(b"\":");
+                self.before = ",\"";
+            }
+            Codec::Binary => {
+                self.out.put_u16(name.len() as u16);
+                self.out.put_slice(name.as_bytes());
+            }
+        }
+    }
+}
+
+/// Puts the two lengths before the header that `write` appends; `body_len` bytes follow it.
+fn with_lengths(
+    codec: Codec,
+    body_len: usize,
+    out: &mut BytesMut,
+    write: impl FnOnce(&mut BytesMut),
+) {
+    let start = out.len();
+    out.reserve(512);
+    out.put_u64(0);
+    write(out);
+    let head_len = out.len() - start - 8;
+    assert!(head_len < 1 << 24, "a header of {head_len} bytes");
+    let len = i32::try_from(4 + head_len + body_len).expect("a frame is shorter than 2 GiB");
+    let mark = match codec {
+        Codec::Json => 0,
+        Codec::Binary => 1 << 24,
+    };
+    let mut lengths = &mut out[start..start + 8];
+    lengths.put_i32(len);
+    lengths.put_u32(mark | head_len as u32);
+}
+
 fn kind(flag: i32) -> Kind {
     match flag & 3 {
         0 => Kind::Request,
@@ -335,7 +425,8 @@ fn kind(flag: i32) -> Kind {
 }
 
 fn put_number(out: &mut BytesMut, before: &str, number: i32) {
-    write!(out, "{before}{number}").expect("a buffer takes what is written");
+    out.put_slice(before.as_bytes());
+    out.put_slice(Decimal::of(number.into()).as_bytes());
 }
 
 fn decode_json(head: Bytes) -> Result<Frame, FrameError> {
@@ -571,6 +662,29 @@ mod tests {
             let mark = u32::from(binary) << 24 | bytes.len() as u32;
             bytes.splice(0..0, mark.to_be_bytes());
             let _ = Frame::decode(bytes.into());
+        }
+    }
+
+    #[test]
+    fn a_response_written_field_by_field_is_the_frame_that_holds_the_fields() {
+        for codec in [Codec::Json, Codec::Binary] {
+            for count in 0..3 {
+                let fields = [("msgId", "A\"1\u{1}"), ("queueOffset", "-7")];
+                let mut frame = Frame::response(ResponseCode::FLUSH_DISK_TIMEOUT, 9, codec);
+                fields[..count].iter().for_each(|(name, value)| frame.ext.put(name, value));
+                let (mut whole, mut direct) = (BytesMut::new(), BytesMut::new());
+                frame.encode(&mut whole);
+                let code = ResponseCode::FLUSH_DISK_TIMEOUT;
+                Frame::encode_response(code, 9, codec, &mut direct, |out| {
+                    if count > 0 {
+                        out.text("msgId", "A\"1\u{1}");
+                    }
+                    if count > 1 {
+                        out.number("queueOffset", -7);
+                    }
+                });
+                assert_eq!(whole, direct);
+            }
         }
     }
 }

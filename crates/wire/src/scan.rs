@@ -1,4 +1,4 @@
-//! Finding bytes, eight at a time: what headers and properties spend most of their time on.
+//! Finding bytes eight at a time, and writing numbers: what headers and properties spend most of their time on.
 
 const ONES: u64 = u64::from_le_bytes([1; 8]);
 const TOPS: u64 = ONES << 7;
@@ -43,12 +43,55 @@ fn find(bytes: &[u8], in_word: impl Fn(u64) -> u64, is_hit: impl Fn(u8) -> bool)
     tail.map_or(bytes.len(), |tail| at + tail)
 }
 
+/// A number in decimal, without the formatting machinery.
+pub(crate) struct Decimal {
+    digits: [u8; 20],
+    at: usize,
+}
+
+impl Decimal {
+    pub(crate) fn of(number: i64) -> Decimal {
+        let mut decimal = Decimal { digits: [0; 20], at: 20 };
+        let mut rest = number.unsigned_abs();
+        loop {
+            decimal.push(b'0' + (rest % 10) as u8);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if number < 0 {
+            decimal.push(b'-');
+        }
+        decimal
+    }
+
+    fn push(&mut self, digit: u8) {
+        self.at -= 1;
+        self.digits[self.at] = digit;
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(self.as_bytes()).expect("digits are ASCII")
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.at..]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn numbers_are_written_as_they_are_formatted(number: i64) {
+            let (ours, formatted) = (Decimal::of(number), number.to_string());
+            prop_assert_eq!(ours.as_str(), formatted);
+        }
+
         #[test]
         fn finds_what_a_plain_search_finds(bytes in prop::collection::vec(0u8..4, 0..40), high: Vec<u8>) {
             let shifted = bytes.iter().map(|byte| byte + 31).collect();

@@ -72,9 +72,7 @@ impl World {
             mapped_file_size_commit_log: 64 << 20,
             ..store::Options::default()
         };
-        let mut broker_options = broker::Options {
-            ..broker::Options::default()
-        };
+        let mut broker_options = broker::Options { ..broker::Options::default() };
         change(&mut store_options, &mut broker_options);
         let (store, _) = Store::open(store_options, env.clone()).expect("the store opens");
         let workers = store.start().expect("threads start");

@@ -9,12 +9,13 @@
 use std::time::Duration;
 
 use broker::api::{Needs, Payload, Publish, PublishError, PublishRun, Receipt, SendBack, Ticket};
+use bytes::BytesMut;
 use remoting::{Answers, Replies};
 use smallvec::SmallVec;
 use wire::{
     code::{RequestCode, ResponseCode},
     frame::{Codec, Frame, Kind},
-    header::send::{ConsumerSendMsgBack, SendMessage, SendMessageResponse},
+    header::send::{ConsumerSendMsgBack, SendMessage},
 };
 
 use crate::v4::{
@@ -33,8 +34,8 @@ pub(crate) fn is_send(code: RequestCode) -> bool {
 
 /// SEND_MESSAGE, SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE: publishes those of the run, and leaves the others alone.
 pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
-    let mut asked: SmallVec<[&Frame; 8]> = SmallVec::new();
-    let mut items = PublishRun::new();
+    let mut asked: SmallVec<[&Frame; 8]> = SmallVec::with_capacity(run.len());
+    let mut items = PublishRun::with_capacity(run.len());
     for request in run.iter().filter(|request| is_send(request.request_code())) {
         match decode(request) {
             Ok(publish) => {
@@ -72,7 +73,7 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
         };
         if ticket.end <= reached {
             let sent = Sent::new(request, ticket.receipt);
-            replies.push(&sent.stored(ResponseCode::SUCCESS, &session.door));
+            replies.encode(|out| sent.encode(ResponseCode::SUCCESS, &session.door, out));
         } else {
             waiting.add(request, ticket);
         }
@@ -126,21 +127,20 @@ impl Sent {
         Sent { opaque: request.opaque, codec: request.codec, receipt }
     }
 
-    /// Tells the producer where the message lies; `code` says how safe it is.
-    fn stored(&self, code: ResponseCode, door: &V4) -> Frame {
+    /// Tells the producer where the message lies (Java: `SendMessageResponseHeader`); `code` says how safe it is.
+    fn encode(&self, code: ResponseCode, door: &V4, out: &mut BytesMut) {
         let receipt = &self.receipt;
-        let header = SendMessageResponse {
-            msg_id: &receipt.message_ids(),
-            queue_id: receipt.queue_id,
-            queue_offset: receipt.queue_offset,
-            transaction_id: Some(&*receipt.unique_key).filter(|key| !key.is_empty()),
-            ..SendMessageResponse::default()
-        };
-        door.with_send_fields(self.response(code)).with_header(&header)
-    }
-
-    fn response(&self, code: ResponseCode) -> Frame {
-        Frame::response(code, self.opaque, self.codec)
+        Frame::encode_response(code, self.opaque, self.codec, out, |fields| {
+            for (name, value) in &*door.send_fields {
+                fields.text(name, value);
+            }
+            fields.text("msgId", &receipt.message_ids());
+            fields.number("queueId", receipt.queue_id.into());
+            fields.number("queueOffset", receipt.queue_offset);
+            if !receipt.unique_key.is_empty() {
+                fields.text("transactionId", &receipt.unique_key);
+            }
+        });
     }
 }
 
@@ -176,15 +176,18 @@ impl Waiting {
         let reached = wait(door, self.needs, self.end).await;
         let mut answers = Answers::new();
         for sent in &self.sent {
-            answers.push(&match reached {
-                Reached::Yes => sent.stored(ResponseCode::SUCCESS, door),
-                Reached::Late => sent.stored(ResponseCode::FLUSH_DISK_TIMEOUT, door),
+            let code = match reached {
+                Reached::Yes => ResponseCode::SUCCESS,
+                Reached::Late => ResponseCode::FLUSH_DISK_TIMEOUT,
                 Reached::Never => {
                     let refusal = Refusal::from(PublishError::Stopped);
-                    let response = sent.response(refusal.code).with_remark(refusal.remark);
-                    door.with_send_fields(response)
+                    let response = Frame::response(refusal.code, sent.opaque, sent.codec)
+                        .with_remark(refusal.remark);
+                    answers.push(&door.with_send_fields(response));
+                    continue;
                 }
-            });
+            };
+            answers.encode(|out| sent.encode(code, door, out));
         }
         answers
     }
