@@ -18,7 +18,7 @@ pub(crate) async fn resolve(host: &str) -> Result<IpAddr> {
         .with_context(|| format!("cannot resolve `{host}`"))?;
     let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
     // records and clients of old know only IPv4
-    let chosen = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    let chosen = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
     chosen.copied().with_context(|| format!("`{host}` has no address"))
 }
 

@@ -102,8 +102,8 @@ impl Broker {
     /// Returns the keys and values in force.
     pub fn config(&self) -> BTreeMap<String, String> {
         let options = self.inner.options.read();
-        let mut config: BTreeMap<String, String> =
-            KEYS.iter().map(|key| (key.name.to_owned(), (key.write)(&options))).collect();
+        let mut config = options.kept.clone();
+        config.extend(KEYS.iter().map(|key| (key.name.to_owned(), (key.write)(&options))));
         config.insert("brokerIP1".into(), options.store_host.ip().to_string());
         config.insert("listenPort".into(), options.store_host.port().to_string());
         let flush = if options.sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };

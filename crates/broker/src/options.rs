@@ -3,7 +3,10 @@
 //! The struct is plain; reading files, flags and environment into it is the binary's business. Fields that an
 //! administrator may change while the broker runs are listed in `admin.rs`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use env::Millis;
 
@@ -91,6 +94,8 @@ pub struct Options {
     pub use_server_side_reset_offset: bool,
     /// `rocketmq.broker.rebalance.lockMaxLiveTime`: lease of a queue lock, ms.
     pub lock_lease: u64,
+    /// Keys of other parts of the process, and unknown ones: shown beside the rules' own, and never changed.
+    pub kept: BTreeMap<String, String>,
     /// `configBlackList`: keys that may not be changed over the wire, besides those that never may.
     pub config_black_list: Vec<String>,
 
@@ -155,6 +160,7 @@ impl Default for Options {
             flush_consumer_offset_interval: 5_000,
             use_server_side_reset_offset: true,
             lock_lease: 60_000,
+            kept: BTreeMap::new(),
             config_black_list: Vec::new(),
             topics_max: 100_000,
             topic_queues_max: 65_536,

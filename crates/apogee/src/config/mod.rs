@@ -177,6 +177,10 @@ impl Layers {
             loaded.take(key, value, &Source::Flag(flag))?;
         }
         loaded.settings.settle();
+        let shown = KEYS.iter().map(|key| (key.name.to_owned(), (key.show)(&loaded.settings)));
+        let ignored =
+            loaded.ignored.iter().map(|ignored| (ignored.key.clone(), ignored.value.clone()));
+        loaded.settings.broker.kept = shown.chain(ignored).collect();
         Ok(loaded)
     }
 
@@ -334,6 +338,8 @@ mod tests {
         let seen: Vec<_> =
             loaded.ignored.iter().map(|i| (i.key.as_str(), i.value.as_str(), i.original)).collect();
         assert_eq!(seen, [("sendMessageThreadPoolNums", "8", true), ("lisenPort", "2", false)]);
+        let kept = &loaded.settings.broker.kept;
+        assert_eq!((kept["lisenPort"].as_str(), kept["fileReservedTime"].as_str()), ("2", "72"));
     }
 
     #[test]

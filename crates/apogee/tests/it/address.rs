@@ -24,7 +24,7 @@ async fn route(namesrv: SocketAddr, topic: &str) -> String {
     String::from_utf8(answer.body_bytes().to_vec()).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn with_nothing_configured_a_route_carries_the_address_that_was_asked() {
     let folder = Folder::new("follows");
     let server = Server::start(&folder, &["--listen", "0.0.0.0"]);
@@ -38,7 +38,7 @@ async fn with_nothing_configured_a_route_carries_the_address_that_was_asked() {
     server.stop();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_advertised_address_is_what_a_route_carries() {
     let folder = Folder::new("advertised");
     let server = Server::start(&folder, &["--advertise", "127.0.0.9"]);

@@ -26,7 +26,7 @@ fn the_banner_says_what_listens_where_the_data_lies_and_what_to_try() {
     server.stop();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn after_sigterm_everything_acknowledged_is_there_and_the_stop_was_clean() {
     let folder = Folder::new("stop");
     let server = Server::start(&folder, &[]);
@@ -48,7 +48,7 @@ async fn after_sigterm_everything_acknowledged_is_there_and_the_stop_was_clean()
     server.stop();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sends_in_flight_at_sigterm_are_answered_and_kept() {
     let folder = Folder::new("in-flight");
     let server = Server::start(&folder, &[]);
