@@ -294,6 +294,10 @@ impl Topics {
             let attributes = known.as_ref().map(|topic| &topic.config.attributes);
             config.attributes =
                 alter_attributes(attributes, &config.attributes).map_err(TopicError::Invalid)?;
+            // Whoever changes a topic field by field does not mean to drop what neither of us knows.
+            if let Some(topic) = known.as_ref().filter(|_| config.rest.is_empty()) {
+                config.rest = topic.config.rest.clone();
+            }
             if known.is_none_or(|topic| *topic.config != config) {
                 updated.push(config);
             }

@@ -82,13 +82,25 @@ fn the_system_topics_exist_and_bear_the_names_of_cluster_and_broker() {
 }
 
 #[test]
-fn a_table_of_the_original_is_taken_over_with_what_is_not_known_of_it() {
+fn a_table_is_in_the_originals_form_and_only_written_when_it_changes() {
     let world = World::new();
     world.broker.create_topics(vec![topic("t", 2, &[])]).unwrap();
     let text = world.file("topics.json");
     assert!(text.starts_with("{\n\t\"dataVersion\":{\n\t\t\"counter\":"), "{text}");
     let world = world.restart();
     assert_eq!(world.file("topics.json"), text, "a start without changes writes nothing");
+}
+
+#[test]
+fn what_is_not_known_of_a_topic_survives_a_change_of_it() {
+    let world = World::new();
+    let mut newer = topic("t", 2, &[]);
+    newer.rest.insert("fromLater".into(), 7.into());
+    world.broker.create_topics(vec![newer]).unwrap();
+    world.broker.create_topics(vec![topic("t", 3, &[])]).unwrap();
+    let world = world.restart();
+    let kept = world.broker.topic("t").unwrap();
+    assert_eq!((kept.read_queue_nums, &kept.rest["fromLater"]), (3, &7.into()));
 }
 
 #[test]
