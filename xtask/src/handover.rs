@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::java;
-use crate::process::{output, root, run as run_command, scratch};
-use crate::server::{Kind, Ports, Role, Server, Spec};
+use crate::process::{output, scratch};
+use crate::server::{self, Kind, Ports, Role, Server, Spec};
 
 const PORTS: Ports = Ports { namesrv: 39_978, broker: 41_931 };
 /// Where the broker that must be refused would listen.
@@ -38,11 +38,7 @@ enum End {
 
 /// Runs every round, or those whose names contain one of `words`.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
-    run_command(
-        Command::new("cargo")
-            .args(["build", "--release", "--package", "apogee"])
-            .current_dir(root()),
-    )?;
+    server::build()?;
     let (mut passed, mut failed) = (0, 0);
     for release in ["5.5.0", "4.9.7"] {
         let original = Kind::parse(release);

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 use crate::java::{self, Part};
 use crate::process::{root, run as run_command, scratch};
-use crate::server::{Deployment, Kind, Ports, quiet_logging};
+use crate::server::{self, Deployment, Kind, Ports, quiet_logging};
 
 const PORTS: Ports = Ports { namesrv: 39_876, broker: 40_911 };
 const SUITE_LIMIT: Duration = Duration::from_secs(600);
@@ -38,11 +38,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         suites = SUITES.to_vec();
     }
     if kind == Kind::Apogee {
-        run_command(
-            Command::new("cargo")
-                .args(["build", "--release", "--package", "apogee"])
-                .current_dir(root()),
-        )?;
+        server::build()?;
     }
     let mut failed = Vec::new();
     for suite in suites {

@@ -3,6 +3,7 @@
 //! Both kinds read the same `broker.conf`, so a broker of one kind can take over the folder of the other. Everything
 //! stays on loopback. A process that we started is ended by us, also when a check fails.
 
+use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,7 +21,7 @@ use wire::code::RequestCode;
 use wire::frame::Frame;
 
 use crate::java::{self, Part};
-use crate::process::root;
+use crate::process::{root, run};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -50,6 +51,21 @@ impl fmt::Display for Kind {
             Kind::Original(release) => f.write_str(release),
         }
     }
+}
+
+/// Our binary: `APOGEE_BINARY`, or the release build of this checkout.
+pub(crate) fn binary() -> PathBuf {
+    env::var_os("APOGEE_BINARY").map_or_else(|| root().join("target/release/apogee"), PathBuf::from)
+}
+
+/// Builds our binary, unless the environment names one.
+pub(crate) fn build() -> anyhow::Result<()> {
+    if env::var_os("APOGEE_BINARY").is_some() {
+        return Ok(());
+    }
+    run(Command::new("cargo")
+        .args(["build", "--release", "--package", "apogee"])
+        .current_dir(root()))
 }
 
 /// What a process serves.
@@ -198,7 +214,7 @@ impl Spec {
     }
 
     fn ours(&self, role: &str, file: &Path) -> Command {
-        let mut command = Command::new(root().join("target/release/apogee"));
+        let mut command = Command::new(binary());
         command.arg("run").current_dir(&self.folder);
         if self.role != Role::All {
             command.args(["--role", role, "-c"]).arg(file);

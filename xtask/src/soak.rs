@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use crate::compare::{anonymous_mib, pairs};
-use crate::process::{output, root, run as run_command, scratch};
-use crate::server::{Kind, Ports, Role, Spec};
+use crate::process::{output, scratch};
+use crate::server::{self, Kind, Ports, Role, Spec};
 
 const PORTS: Ports = Ports { namesrv: 39_880, broker: 42_911 };
 const SLICE_SECONDS: u64 = 15;
@@ -24,11 +24,7 @@ const LATENCY_GROWTH_MAX: f64 = 0.50;
 /// Runs for `words[0]` minutes, ten unless given.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let minutes: u64 = words.first().map_or(Ok(10), |word| word.parse())?;
-    run_command(
-        Command::new("cargo")
-            .args(["build", "--release", "--package", "apogee"])
-            .current_dir(root()),
-    )?;
+    server::build()?;
     let folder = scratch().join("soak");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -86,7 +82,7 @@ struct Slice {
 
 /// Sends to a waiting consumer at `rate`, or as fast as it goes, and reads what `apogee bench` says of it.
 fn slice(rate: Option<f64>, seconds: u64) -> anyhow::Result<Slice> {
-    let mut bench = Command::new(root().join("target/release/apogee"));
+    let mut bench = Command::new(server::binary());
     bench.args([
         "bench",
         "latency",
