@@ -645,6 +645,9 @@ pub enum GroupError {
     /// INVALID_PARAMETER.
     #[error("{0}")]
     InvalidName(String),
+    /// Attributes that cannot be. INVALID_PARAMETER.
+    #[error("{0}")]
+    Invalid(String),
     /// SUBSCRIPTION_GROUP_NOT_EXIST.
     #[error("No group in this broker. group: {0}")]
     Unknown(ByteString),

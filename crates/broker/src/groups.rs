@@ -18,6 +18,7 @@ use wire::{
 use crate::{
     Options,
     api::{GroupError, TableFull},
+    attributes,
     saved::Saved,
 };
 
@@ -128,14 +129,22 @@ impl Groups {
         self.store(|table| table.forbidden_table = changed);
     }
 
-    /// Creates and changes groups on an administrator's behalf: all of them or, on the first error, none.
-    pub(crate) fn update(&self, configs: Vec<SubscriptionGroupConfig>) -> Result<(), GroupError> {
+    /// Creates and changes groups on an administrator's behalf: all of them or, on the first error, none. Attributes are
+    /// changes, as a topic's.
+    pub(crate) fn update(
+        &self,
+        mut configs: Vec<SubscriptionGroupConfig>,
+    ) -> Result<(), GroupError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut created = 0;
-        for config in &configs {
+        for config in &mut configs {
             names::check_group(&config.group_name)
                 .map_err(|bad| GroupError::InvalidName(bad.to_string()))?;
-            created += usize::from(self.get(&config.group_name).is_none());
+            let known = self.get(&config.group_name);
+            created += usize::from(known.is_none());
+            let current = known.as_ref().map(|known| &known.attributes);
+            config.attributes = attributes::alter(&attributes::GROUP, current, &config.attributes)
+                .map_err(GroupError::Invalid)?;
         }
         self.check_room(created)?;
         self.put(configs);

@@ -14,6 +14,7 @@ mod publish;
 mod pull;
 mod retry;
 
+mod attributes;
 mod clients;
 mod groups;
 mod locks;

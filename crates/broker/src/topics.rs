@@ -3,10 +3,10 @@
 //! The truth is `topics.json`, a versioned table; beside it stands a map of [`Topic`] handles, which the paths of
 //! messages look up without touching the table. A change replaces the handle, so whoever holds an old one sees that by
 //! [`Topic::is_current`]. Registration with name servers waits on [`Topics::changed`].
-//! (Java: `TopicConfigManager`, `TopicAttributes`)
+//! (Java: `TopicConfigManager`)
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,7 @@ use wire::{
 use crate::{
     Options,
     api::{Publish, TableFull, TopicError},
+    attributes,
     saved::Saved,
     stats::TopicStats,
 };
@@ -262,7 +263,7 @@ impl Topics {
     }
 
     /// Creates and changes topics on an administrator's behalf: all of them or, on the first error, none. Attributes
-    /// are changes: `+key` sets one, `-key` removes one (Java: `AttributeUtil.alterCurrentAttributes`).
+    /// are changes: `+key` sets one, `-key` removes one.
     pub(crate) fn update(&self, configs: Vec<TopicConfig>) -> Result<(), TopicError> {
         let _changing = self.changing();
         let mut updated = Vec::with_capacity(configs.len());
@@ -291,9 +292,9 @@ impl Topics {
             }
             let known = self.find(name);
             created += usize::from(known.is_none());
-            let attributes = known.as_ref().map(|topic| &topic.config.attributes);
-            config.attributes =
-                alter_attributes(attributes, &config.attributes).map_err(TopicError::Invalid)?;
+            let current = known.as_ref().map(|topic| &topic.config.attributes);
+            config.attributes = attributes::alter(&attributes::TOPIC, current, &config.attributes)
+                .map_err(TopicError::Invalid)?;
             // Whoever changes a topic field by field does not mean to drop what neither of us knows.
             if let Some(topic) = known.as_ref().filter(|_| config.rest.is_empty()) {
                 config.rest = topic.config.rest.clone();
@@ -444,70 +445,3 @@ fn system_topics(options: &Options) -> Vec<TopicConfig> {
     }
     topics
 }
-
-type Attributes = BTreeMap<String, String>;
-
-/// Applies `+key` and `-key` to the attributes of a topic; none means that the topic is new.
-fn alter_attributes(
-    current: Option<&Attributes>,
-    changes: &Attributes,
-) -> Result<Attributes, String> {
-    let mut altered = current.cloned().unwrap_or_default();
-    let mut seen: Vec<&str> = Vec::new();
-    for (signed, value) in changes {
-        let key = signed.get(1..).unwrap_or_default();
-        if key.is_empty() || key.contains(['+', '-']) {
-            return Err("kv string format wrong.".into());
-        }
-        if seen.contains(&key) {
-            return Err(format!("alter duplication key. key: {key}"));
-        }
-        seen.push(key);
-        let sets = signed.starts_with('+');
-        match current {
-            None if !sets => {
-                return Err(format!(
-                    "only add attribute is supported while creating topic. key: {key}"
-                ));
-            }
-            Some(_) if !sets && !signed.starts_with('-') => {
-                return Err(format!("wrong format key: {key}"));
-            }
-            Some(current) if !sets && !current.contains_key(key) => {
-                return Err(format!("attempt to delete a nonexistent key: {key}"));
-            }
-            Some(_) | None => {}
-        }
-        let (is_changeable, allowed): (bool, &[&str]) = match key {
-            "queue.type" => (false, &["SimpleCQ"]),
-            "cleanup.policy" => (false, &["DELETE", "COMPACTION"]),
-            "message.type" => (true, &MESSAGE_TYPES),
-            "reserve.time" | "lite.topic.expiration" => (true, &[]),
-            _ => return Err(format!("unsupported key: {key}")),
-        };
-        if current.is_some() && !is_changeable {
-            return Err(format!("attempt to update an unchangeable attribute. key: {key}"));
-        }
-        if !sets {
-            altered.remove(key);
-            continue;
-        }
-        let fits = match allowed {
-            [] => value.parse::<i64>().is_ok_and(|number| number >= -1),
-            _ => allowed.contains(&value.as_str()),
-        };
-        if !fits {
-            let expected =
-                if allowed.is_empty() { "a number from -1".into() } else { allowed.join(", ") };
-            return Err(format!(
-                "value `{value}` of attribute {key} is not one that this broker serves: {expected}"
-            ));
-        }
-        altered.insert(key.to_owned(), value.clone());
-    }
-    Ok(altered)
-}
-
-/// Values of `message.type`. MIXED is refused over the wire unless `enableMixedMessageType`, which is off.
-const MESSAGE_TYPES: [&str; 7] =
-    ["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "LITE"];

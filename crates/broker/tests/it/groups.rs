@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use broker::{Session, api::*};
-use wire::body::client::{
-    ConsumeType, ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData,
+use wire::body::{
+    client::{
+        ConsumeType, ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData,
+    },
+    group::SubscriptionGroupConfig,
 };
 
 use crate::world::{Client, World, caller, from, now, tagged, to};
@@ -152,6 +155,26 @@ fn a_pull_may_use_the_groups_subscription_when_it_is_new_enough() {
     assert_eq!(world.pull(pull(7)).unwrap_err().forbidden_type(), Some(5));
     world.broker.forbid("g", "t", false);
     assert!(world.pull(pull(7)).is_ok());
+}
+
+#[test]
+fn attributes_of_a_group_are_changed_by_their_sign() {
+    let world = World::new();
+    let group = |attributes: &[(&str, &str)]| SubscriptionGroupConfig {
+        group_name: "g".into(),
+        attributes: attributes
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+        ..SubscriptionGroupConfig::default()
+    };
+    world.broker.create_groups(vec![group(&[("+priority.factor", "50")])]).unwrap();
+    world.broker.create_groups(vec![group(&[])]).unwrap();
+    assert_eq!(world.broker.group("g").unwrap().attributes["priority.factor"], "50");
+    assert!(matches!(
+        world.broker.create_groups(vec![group(&[("+x", "")])]),
+        Err(GroupError::Invalid(_))
+    ));
 }
 
 #[test]

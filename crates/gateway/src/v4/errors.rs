@@ -147,7 +147,7 @@ refusal!(TopicError, |error| match &error {
 });
 
 refusal!(GroupError, |error| match &error {
-    GroupError::InvalidName(_) => ResponseCode::INVALID_PARAMETER,
+    GroupError::InvalidName(_) | GroupError::Invalid(_) => ResponseCode::INVALID_PARAMETER,
     GroupError::Unknown(_) => ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
     GroupError::Full(_) => ResponseCode::SYSTEM_ERROR,
 });
