@@ -9,4 +9,4 @@ mod errors;
 mod session;
 mod verbs;
 
-pub use session::V4;
+pub use session::{Announce, V4};
