@@ -229,7 +229,10 @@ impl Round {
             Ok(_) => bail!("{other} opened the folder of a running {running}"),
             Err(refused) => {
                 let text = format!("{refused:#}").to_lowercase();
-                ensure!(text.contains("lock") || text.contains("in use by another process"), "{other} ended for another reason: {text}");
+                ensure!(
+                    text.contains("lock") || text.contains("in use by another process"),
+                    "{other} ended for another reason: {text}"
+                );
                 Ok(())
             }
         }

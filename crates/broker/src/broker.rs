@@ -563,6 +563,11 @@ impl Broker {
         self.inner.topics.system_names()
     }
 
+    /// Returns how often topics have changed so far.
+    pub fn topics_version(&self) -> u64 {
+        self.inner.topics.version()
+    }
+
     /// Returns a number that changes whenever a topic does: what registration waits on.
     pub fn topics_changed(&self) -> watch::Receiver<u64> {
         self.inner.topics.changed()

@@ -201,6 +201,11 @@ impl Topics {
         self.table.read()
     }
 
+    /// Returns how often topics have changed so far.
+    pub(crate) fn version(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
     /// Returns a number that changes with every change of any topic.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

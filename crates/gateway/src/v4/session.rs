@@ -29,7 +29,7 @@ pub struct V4 {
     pub(crate) clock: Clock,
     /// What every answer to a send carries: `MSG_REGION` and `TRACE_ON`.
     pub(crate) send_fields: Arc<[(&'static str, String); 2]>,
-    announce: Option<Announce>,
+    pub(crate) announce: Option<Announce>,
 }
 
 /// Resolves when name servers know of every change of a topic made so far, or cannot be told.

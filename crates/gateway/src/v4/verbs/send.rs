@@ -21,7 +21,7 @@ use wire::{
 use crate::v4::{
     V4,
     errors::Refusal,
-    session::{Answer, Session, answers, finish, refuse, success},
+    session::{Announce, Answer, Session, answers, finish, refuse, success},
 };
 
 /// Tells whether a request is answered by [`send`].
@@ -51,11 +51,14 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
     }
     let Some(first) = asked.first() else { return };
     let broker = &session.door.broker;
+    let topics = broker.topics_version();
     let published = broker.publish(&session.caller(first), items);
+    // whoever asks for the route once this is answered finds the topic that a send has created
+    let announce = session.door.announce.as_ref().filter(|_| broker.topics_version() != topics);
     let marks = broker.store().marks();
     let (written, synced) = (marks.written.get(), marks.synced.get());
-    let mut until_written = Waiting::new(Needs::Written);
-    let mut until_synced = Waiting::new(Needs::Synced);
+    let mut until_written = Waiting::new(Needs::Written, announce.cloned());
+    let mut until_synced = Waiting::new(Needs::Synced, announce.cloned());
     for (request, published) in asked.into_iter().zip(published) {
         if request.kind != Kind::Request {
             continue;
@@ -71,7 +74,7 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
             Needs::Written => (written, &mut until_written),
             Needs::Synced => (synced, &mut until_synced),
         };
-        if ticket.end <= reached {
+        if ticket.end <= reached && announce.is_none() {
             let sent = Sent::new(request, ticket.receipt);
             replies.encode(|out| sent.encode(ResponseCode::SUCCESS, &session.door, out));
         } else {
@@ -150,11 +153,13 @@ struct Waiting {
     /// The highest end among them: a mark rises over a whole run at once, nearly always.
     end: u64,
     sent: Vec<Sent>,
+    /// How name servers are told first, when the run changed a topic.
+    announce: Option<Announce>,
 }
 
 impl Waiting {
-    fn new(needs: Needs) -> Waiting {
-        Waiting { needs, end: 0, sent: Vec::new() }
+    fn new(needs: Needs, announce: Option<Announce>) -> Waiting {
+        Waiting { needs, end: 0, sent: Vec::new(), announce }
     }
 
     fn add(&mut self, request: &Frame, ticket: Ticket) {
@@ -173,6 +178,9 @@ impl Waiting {
     }
 
     async fn outcome(self, door: &V4) -> Answers {
+        if let Some(announce) = &self.announce {
+            announce().await;
+        }
         let reached = wait(door, self.needs, self.end).await;
         let mut answers = Answers::new();
         for sent in &self.sent {
