@@ -29,9 +29,10 @@ const RELEASE: &str = "5.5.0";
 const PORTS: Ports = Ports { namesrv: 27_876, broker: 27_911 };
 
 const USAGE: &str = "\
-usage: cargo xtask compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--table]
+usage: cargo xtask compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--built] [--table]
 
   rows: produce wide pull batch latency lone memory sync idle restart topics deep; all of them unless named
+  --built measures target/release/apogee as it is
   --table writes docs/performance.md from what was measured before, and measures nothing
 ";
 
@@ -227,7 +228,7 @@ pub(crate) fn run_task(words: &[String]) -> Result<()> {
         kinds: vec![Kind::Original(RELEASE.into()), Kind::Apogee],
         heap: "4g".into(),
     };
-    let mut table_only = false;
+    let (mut built, mut table_only) = (false, false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value\n{USAGE}"));
@@ -238,16 +239,19 @@ pub(crate) fn run_task(words: &[String]) -> Result<()> {
                 let only = value()?.clone();
                 asked.kinds.retain(|kind| name(kind) == only);
             }
+            "--built" => built = true,
             "--table" => table_only = true,
             row if ROWS.iter().any(|(known, _)| *known == row) => asked.rows.push(row.to_owned()),
             _ => bail!("`{word}`?\n{USAGE}"),
         }
     }
     let mut results = Results::load()?;
-    if !table_only {
+    if !table_only && !built {
         run(Command::new("cargo")
             .args(["build", "--release", "-p", "apogee"])
             .current_dir(root()))?;
+    }
+    if !table_only {
         asked.measure(&mut results)?;
     }
     results.write_table()

@@ -3,13 +3,17 @@
 //! A [`Load`] says what to write next and takes the answers; the pipe moves bytes. Reading and writing alternate on
 //! one task, so a server that waits for its answers to be read cannot be waited for in turn.
 
-use std::{future::Future, io, pin::pin, time::Duration};
+use std::{future::Future, io, os::fd::OwnedFd, pin::pin, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use tokio::{
-    io::Interest,
+    io::{Interest, unix::AsyncFd},
     net::TcpStream,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::scan::{Answer, Scanner};
@@ -50,6 +54,7 @@ pub(super) struct Pipe {
     scanner: Scanner,
     buffer: Vec<u8>,
     filled: usize,
+    timer: FineTimer,
 }
 
 impl Pipe {
@@ -59,7 +64,13 @@ impl Pipe {
             .await
             .with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Pipe { stream, scanner: Scanner::default(), buffer: vec![0; READ_BYTES], filled: 0 })
+        Ok(Pipe {
+            stream,
+            scanner: Scanner::default(),
+            buffer: vec![0; READ_BYTES],
+            filled: 0,
+            timer: FineTimer::new()?,
+        })
     }
 
     /// Runs `load` to its end.
@@ -112,7 +123,7 @@ impl Pipe {
                 Interest::READABLE
             };
             let limit = later.unwrap_or(heard + SILENCE_MAX);
-            let ready = ready_before(self.stream.ready(interest), limit).await?;
+            let ready = ready_before(self.stream.ready(interest), self.timer.until(limit)).await?;
             if !ready && later.is_none() && Instant::now() >= heard + SILENCE_MAX {
                 bail!("no answer for {} s", SILENCE_MAX.as_secs());
             }
@@ -137,12 +148,51 @@ impl Pipe {
 /// Waits for readiness, but not past `limit`; says whether it came.
 async fn ready_before<T>(
     ready: impl Future<Output = io::Result<T>>,
-    limit: Instant,
+    limit: impl Future<Output = io::Result<()>>,
 ) -> io::Result<bool> {
-    let ready = pin!(ready);
+    let (ready, limit) = (pin!(ready), pin!(limit));
     tokio::select! {
         biased;
         ready = ready => ready.map(|_| true),
-        () = sleep_until(limit) => Ok(false),
+        ended = limit => ended.map(|()| false),
+    }
+}
+
+/// A timer of the kernel: the runtime's own counts whole milliseconds, which is more than a message takes.
+#[derive(Debug)]
+struct FineTimer(AsyncFd<OwnedFd>);
+
+impl FineTimer {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for descriptors that may change; an owned one does not"
+    )]
+    fn new() -> io::Result<FineTimer> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        Ok(FineTimer(AsyncFd::with_interest(
+            timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            Interest::READABLE,
+        )?))
+    }
+
+    async fn until(&self, at: Instant) -> io::Result<()> {
+        // zero would disarm it
+        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let once = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            },
+        };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        loop {
+            let mut ready = self.0.readable().await?;
+            match rustix::io::read(self.0.get_ref(), &mut [0; 8]) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
