@@ -438,13 +438,13 @@ impl Session {
 fn start_timed(spec: &Spec) -> Result<(Server, Duration)> {
     let begun = Instant::now();
     let mut broker = spec.spawn()?;
-    let answered = first_answer(PORTS.broker)?;
+    let answered = first_answer(PORTS.broker, broker.id())?;
     spec.wait_until_ready(&mut broker)?;
     Ok((broker, answered.duration_since(begun)))
 }
 
 /// Asks for the queues' end of a topic until there is an answer, whatever it says.
-fn first_answer(port: u16) -> Result<Instant> {
+fn first_answer(port: u16, process: u32) -> Result<Instant> {
     let header = br#"{"code":30,"extFields":{"topic":"TBW102","queueId":"0"},"flag":0,"language":"JAVA","opaque":1,"version":513}"#;
     let mut frame = Vec::new();
     frame.extend_from_slice(&(header.len() as u32 + 4).to_be_bytes());
@@ -459,6 +459,10 @@ fn first_answer(port: u16) -> Result<Instant> {
         });
         if asked.is_ok() {
             return Ok(Instant::now());
+        }
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')) {
+            bail!("the server on port {port} has ended; its folder under target/compare says why");
         }
         sleep(Duration::from_millis(1));
     }
