@@ -81,7 +81,7 @@ impl Checkpoint {
     /// Returns the time that Java recovers from when it has no offset: records stored before it are in the log and in
     /// their queues.
     pub fn trusted_time(&self) -> Millis {
-        (self.log_time.min(self.queues_time) - TIME_SLACK).max(0)
+        self.log_time.min(self.queues_time).saturating_sub(TIME_SLACK).max(0)
     }
 
     fn encode(&self) -> [u8; FILE_BYTES] {
@@ -207,5 +207,11 @@ mod tests {
     fn the_trusted_time_is_three_seconds_before_the_older_of_two() {
         assert_eq!(sample().trusted_time(), 1_699_999_997_100);
         assert_eq!(Checkpoint::default().trusted_time(), 0);
+    }
+
+    #[test]
+    fn a_damaged_time_trusts_nothing_and_never_overflows() {
+        let damaged = Checkpoint { log_time: Millis::MIN, ..sample() };
+        assert_eq!(damaged.trusted_time(), 0);
     }
 }
