@@ -86,8 +86,11 @@ impl Mark {
         WaitFor { mark: self, offset, id: None }
     }
 
-    /// Raises the mark to `offset`; a lower or equal one changes nothing.
+    /// Raises the mark to `offset`; a lower or equal one changes nothing, nor does any once the mark is poisoned.
     pub(crate) fn advance(&self, offset: u64) {
+        if self.poisoned.load(Ordering::Relaxed) {
+            return;
+        }
         // SeqCst pairs with `WaitFor::poll`: either it sees the new value or this sees its registration.
         if self.value.fetch_max(offset, Ordering::SeqCst) >= offset {
             return;
@@ -233,6 +236,15 @@ mod tests {
         let mark = Mark::default();
         mark.advance(5);
         mark.advance(3);
+        assert_eq!(mark.get(), 5);
+    }
+
+    #[test]
+    fn a_poisoned_mark_never_rises() {
+        let mark = Mark::default();
+        mark.advance(5);
+        mark.poison();
+        mark.advance(9);
         assert_eq!(mark.get(), 5);
     }
 }
