@@ -207,7 +207,9 @@ impl Queue {
             let file_end = {
                 let state = self.lock();
                 if at >= state.written {
-                    let pending = &state.pending[(at - state.written) as usize * ENTRY_BYTES..];
+                    // The topic may have been removed, or the queue begun anew, since the bounds were looked at.
+                    let skipped = (at - state.written) as usize * ENTRY_BYTES;
+                    let pending = state.pending.get(skipped..).unwrap_or_default();
                     let pending = pending.chunks_exact(ENTRY_BYTES).take((end - at) as usize);
                     out.extend(pending.map(QueueEntry::decode));
                     return Ok(true);
@@ -1066,5 +1068,38 @@ impl FileCache {
                 return at;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use env::sim::{SimClock, SimDisk};
+
+    use super::*;
+
+    #[test]
+    fn a_topic_that_goes_while_it_is_read_ends_the_read() {
+        let disk = Arc::new(SimDisk::new(0, SimClock::new(0)));
+        let queues =
+            Queues::open(disk, PathBuf::from("/q"), 200, 4, LastStop::Clean, 0, 0).expect("opens");
+        let queue = queues.queue("T", 0);
+        let push = |offsets: Range<i64>| {
+            let mut pusher = queue.pusher();
+            for offset in offsets {
+                let log_offset = (offset as u64 + 1) * 100;
+                pusher.push(offset, QueueEntry { log_offset, len: 100, tags_code: 0 });
+            }
+        };
+        push(0..10);
+        queue.write().expect("writes");
+        push(10..15);
+        let mut out = Vec::new();
+        let read = queue.read_with(0, 15, &mut out, |file, at, bytes| {
+            file.read_at(at, bytes)?;
+            queues.remove_topic("T").map_err(io::Error::other)?;
+            Ok(true)
+        });
+        assert!(read.expect("reads"));
+        assert_eq!(out.len(), 10);
     }
 }
