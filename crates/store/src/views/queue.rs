@@ -667,7 +667,9 @@ impl Queues {
     pub fn remove_topic(&self, topic: &str) -> Result<(), Fault> {
         let removed = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            table.remove(topic).unwrap_or_default()
+            // Only a name that is known is made a path.
+            let Some(removed) = table.remove(topic) else { return Ok(()) };
+            removed
         };
         for queue in removed {
             let files = {
