@@ -835,11 +835,10 @@ impl Queue {
             // Synced with what is dispatched next: until then the checkpoint asks for the same cut again. A file that a
             // killed process left may have a name that is not synced yet.
             state.unsynced_from = (is_cleared || is_cut).then_some(number);
-            state.has_new_name = is_cleared || is_cut;
             state.files = files;
             state.written = written;
             // A process that was killed may have made files whose names it never synced.
-            state.has_new_name = last_stop == LastStop::Crash;
+            state.has_new_name = is_cleared || is_cut || last_stop == LastStop::Crash;
             if end > 0 {
                 let last = shared.entry_in(&*file, end - 1).map_err(io(path))?;
                 state.last_log_offset = (!last.is_gap()).then_some(last.log_offset);
