@@ -58,10 +58,16 @@ impl Inner {
         checkpoint.save(&*self.env.disk, &self.path("checkpoint"))
     }
 
-    /// Removes the oldest log file and what the views know of it; returns whether there was one to remove.
+    /// Removes the oldest log file and what the views know of it; returns whether there was one to remove. One that the
+    /// dispatcher may still have to read stays.
     fn remove_oldest(&self, reason: Reason) -> Result<bool, Fault> {
         let segments = &self.log.segments;
         let first_end = segments.range().start + segments.file_len();
+        let dispatched = self.log.marks.dispatched.get();
+        if first_end > dispatched {
+            tracing::warn!(first_end, dispatched, "a log file stays until it is dispatched");
+            return Ok(false);
+        }
         let Some(file) = segments.remove_first_before(first_end)? else { return Ok(false) };
         self.retention.log_files.fetch_add(1, Ordering::Relaxed);
         let log_min = segments.range().start;

@@ -106,6 +106,15 @@ impl Log {
             tracing::info!(from, to = shared.end, "dispatch reads the log: it was too far behind");
         }
         if !shared.replay.is_empty() {
+            let log_min = self.segments.range().start;
+            if shared.replay.start < log_min {
+                tracing::warn!(
+                    from = shared.replay.start,
+                    log_min,
+                    "dispatch leaves out what is gone from the log"
+                );
+                shared.replay.start = log_min;
+            }
             let range = shared.replay.clone();
             drop(shared);
             let next = self.replay(range.start..range.end.min(upto), max, queue, out)?;
