@@ -89,6 +89,9 @@ pub struct Synced {
     /// End time of the last of the files that are full and durable from the first on; 0 if there is none
     /// (`indexMsgTimestamp` of the checkpoint).
     pub sealed_time: Millis,
+    /// First log offset and store time of the files behind those, if there are any. After a crash Java throws these away
+    /// and builds them anew from where the checkpoint says, so it may say no more than this (`IndexService.load`).
+    pub unsealed_from: Option<(u64, Millis)>,
 }
 
 /// Sizes of an index file: `maxHashSlotNum` and `maxIndexNum`.
@@ -372,8 +375,15 @@ impl Index {
         let is_sealed = |entries: &&Entries| {
             entries.slots_written && entries.synced.count >= self.shape.entries
         };
-        let sealed = state.files.iter().take_while(is_sealed).last();
-        Ok(Synced { applied, sealed_time: sealed.map_or(0, |entries| entries.synced.end_time) })
+        let sealed = state.files.iter().take_while(is_sealed).count();
+        let (sealed, unsealed) = state.files.split_at(sealed);
+        let unsealed =
+            unsealed.iter().map(|entries| &entries.header).find(|header| header.count > 1);
+        Ok(Synced {
+            applied,
+            sealed_time: sealed.last().map_or(0, |entries| entries.synced.end_time),
+            unsealed_from: unsealed.map(|header| (header.begin_offset, header.begin_time)),
+        })
     }
 
     /// Returns where records of `topic` with this key or tag lie that were stored within the times, both ends included;

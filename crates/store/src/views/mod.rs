@@ -46,7 +46,8 @@ pub(crate) struct Views {
 pub(crate) struct Durable {
     /// Every record below this log offset is in every view.
     pub(crate) to: u64,
-    /// Start of a record, not above `to`, and its store time or an earlier one: what Java's checkpoint says of queues.
+    /// Start of a record, not above `to`, and its store time or an earlier one: from where Java, after a crash, builds
+    /// queues and index anew. Not behind the first record of an index file that is not full.
     pub(crate) record: u64,
     pub(crate) record_stored_at: Millis,
     /// End time of the last index file that is full; 0 if none is.
@@ -112,10 +113,12 @@ impl Views {
         let written = self.written();
         self.queues.sync()?;
         let index = self.index.as_ref().map(|index| index.sync(purpose)).transpose()?;
+        let unsealed = index.and_then(|index| index.unsealed_from);
+        let (unsealed_record, unsealed_stored_at) = unsealed.unwrap_or((u64::MAX, Millis::MAX));
         Ok(Durable {
             to: index.map_or(written.to, |index| index.applied.min(written.to)),
-            record: written.record,
-            record_stored_at: written.stored_at,
+            record: written.record.min(unsealed_record),
+            record_stored_at: written.stored_at.min(unsealed_stored_at),
             index_time: index.map_or(0, |index| index.sealed_time),
         })
     }

@@ -218,6 +218,8 @@ fn keys_are_found_newest_first_over_files_and_restarts() {
     check(&written);
     let synced = written.sync(LastStop::Crash).expect("syncs");
     assert_eq!((synced.applied, synced.sealed_time), (1100, 8_000));
+    // Java throws the open file away after a crash, so it has to begin again with that file's first record.
+    assert_eq!(synced.unsealed_from, Some((900, 9_000)));
     check(&written);
     check(&index(&disk, LastStop::Crash, 1100));
     written.sync(LastStop::Clean).expect("syncs");
