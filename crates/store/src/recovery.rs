@@ -310,7 +310,7 @@ fn find_end(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     Sure,
-    /// Only the body has a CRC. A tear behind it leaves zeros in the properties, which no client writes there; yet if
+    /// Only the body has a CRC. A tear behind it leaves zeros in the properties, more than a client writes there; yet if
     /// another record follows, this one was written to its end.
     Doubtful,
 }
@@ -323,8 +323,17 @@ fn check_record(at: u64, bytes: &[u8], check_crc: CheckCrc) -> Result<Certainty,
     if record.topic.contains('\0') {
         return Err("a torn topic".to_owned());
     }
-    let is_torn = record.properties.contains('\0');
-    Ok(if is_torn { Certainty::Doubtful } else { Certainty::Sure })
+    Ok(if looks_torn(&record.properties) { Certainty::Doubtful } else { Certainty::Sure })
+}
+
+/// Whether properties have the zeros of a tear: to their end, where a write was cut short, or a whole sector of them,
+/// where one was lost. A client may put single zeros into a value.
+fn looks_torn(properties: &str) -> bool {
+    const SECTOR: &str = match std::str::from_utf8(&[0; 512]) {
+        Ok(zeros) => zeros,
+        Err(_) => unreachable!(),
+    };
+    properties.ends_with('\0') || properties.contains(SECTOR)
 }
 
 fn is_zero(segments: &Segments, at: u64) -> Result<bool, Fault> {
@@ -336,4 +345,16 @@ fn is_zero(segments: &Segments, at: u64) -> Result<bool, Fault> {
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks_torn;
+
+    #[test]
+    fn zeros_in_a_property_are_no_tear_but_zeros_to_the_end_or_over_a_sector_are() {
+        assert!(!looks_torn("KEYS\u{1}a\0b\u{2}UNIQ_KEY\u{1}1\u{2}"));
+        assert!(looks_torn("KEYS\u{1}a\0\0\0"));
+        assert!(looks_torn(&format!("KEYS\u{1}a{}b\u{2}", "\0".repeat(512))));
+    }
 }
