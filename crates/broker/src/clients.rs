@@ -5,7 +5,8 @@
 //! consumer group or their topics change, the members are told at most once a second, so that a thousand consumers that
 //! start together cost a thousand messages each second and not a million at once.
 //!
-//! Invariant: a group exists here exactly while it has members. (Java: `ConsumerManager`, `ProducerManager`,
+//! Invariant: a group exists here exactly while it has members. Whoever needs both locks takes the map's before the
+//! group's; nobody takes the map's while holding a group's. (Java: `ConsumerManager`, `ProducerManager`,
 //! `ClientManageProcessor`, `DefaultConsumerIdsChangeListener`)
 
 use std::{
@@ -73,6 +74,8 @@ struct GroupState {
     notified_at: Option<Duration>,
     /// A change that the members have not been told.
     is_changed: bool,
+    /// The group has left the map: who still holds it looks it up again.
+    is_removed: bool,
 }
 
 struct Member {
@@ -254,7 +257,7 @@ impl Clients {
             });
             let mut state = group.state();
             // Between the two locks the last member may have left and taken the group out of the map.
-            if state.members.is_empty() && !self.is_listed(&data.group_name, &group) {
+            if state.is_removed {
                 continue;
             }
             state.consume_type = data.consume_type;
@@ -350,13 +353,12 @@ impl Clients {
         self.consumers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    fn is_listed(&self, name: &str, group: &Arc<ConsumerGroup>) -> bool {
-        self.group(name).is_some_and(|listed| Arc::ptr_eq(&listed, group))
-    }
-
     fn remove_if_empty(&self, name: &str) {
         let mut consumers = self.consumers.write().unwrap_or_else(PoisonError::into_inner);
-        if consumers.get(name).is_some_and(|group| group.state().members.is_empty()) {
+        let Some(group) = consumers.get(name).cloned() else { return };
+        let mut state = group.state();
+        if state.members.is_empty() {
+            state.is_removed = true;
             consumers.remove(name);
         }
     }
@@ -405,6 +407,7 @@ impl GroupState {
             fingerprint: 0,
             notified_at: None,
             is_changed: false,
+            is_removed: false,
         }
     }
 

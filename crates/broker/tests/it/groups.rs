@@ -97,6 +97,30 @@ fn a_session_that_ends_leaves_no_trace() {
 }
 
 #[test]
+fn clients_that_come_and_go_at_once_do_not_lock_each_other_out() {
+    let world = World::new();
+    std::thread::scope(|scope| {
+        for id in 1..=3 {
+            let broker = &world.broker;
+            scope.spawn(move || {
+                for _ in 0..2_000 {
+                    let session = broker.connect(Client::new(id));
+                    beat(&session, "c");
+                    drop(session);
+                }
+            });
+        }
+        for _ in 0..2_000 {
+            world.broker.groups_of_topic("t");
+            world.broker.runtime_info();
+        }
+    });
+    assert!(world.broker.consumer_ids("g").is_err(), "all have left");
+    beat(&world.broker.connect(Client::new(9)), "c9");
+    assert_eq!(world.broker.runtime_info()["apogee.consumers"], "0");
+}
+
+#[test]
 fn a_client_that_falls_silent_is_taken_out() {
     let world = World::new();
     let session = world.broker.connect(Client::new(1));
