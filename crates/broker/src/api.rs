@@ -645,7 +645,7 @@ pub enum GroupError {
     /// INVALID_PARAMETER.
     #[error("{0}")]
     InvalidName(String),
-    /// Attributes that cannot be. INVALID_PARAMETER.
+    /// Attributes or a count of retry queues that cannot be. INVALID_PARAMETER.
     #[error("{0}")]
     Invalid(String),
     /// SUBSCRIPTION_GROUP_NOT_EXIST.

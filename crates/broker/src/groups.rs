@@ -38,6 +38,7 @@ pub(crate) struct Groups {
     changing: Mutex<()>,
     clock: env::Clock,
     groups_max: usize,
+    queues_max: i32,
 }
 
 impl Groups {
@@ -63,6 +64,7 @@ impl Groups {
             changing: Mutex::new(()),
             clock,
             groups_max: options.groups_max,
+            queues_max: options.topic_queues_max,
             table,
         };
         let stored = groups.table.read();
@@ -140,6 +142,13 @@ impl Groups {
         for config in &mut configs {
             names::check_group(&config.group_name)
                 .map_err(|bad| GroupError::InvalidName(bad.to_string()))?;
+            // The group's retry topic gets as many.
+            if !(0..=self.queues_max).contains(&config.retry_queue_nums) {
+                return Err(GroupError::Invalid(format!(
+                    "retryQueueNums of group {} is {}, allowed are 0 to {}",
+                    config.group_name, config.retry_queue_nums, self.queues_max
+                )));
+            }
             let known = self.get(&config.group_name);
             created += usize::from(known.is_none());
             let current = known.as_ref().map(|known| &known.attributes);

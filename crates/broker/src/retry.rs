@@ -88,7 +88,9 @@ impl Broker {
             let dead = inner.topics.find_or_exist(&dead).map_err(PublishError::from)?;
             (dead, fastrand::i32(0..DLQ_QUEUES))
         } else {
-            (retry, fastrand::i32(0..group.retry_queue_nums))
+            // The topic may have been created when the group had fewer.
+            let queues = group.retry_queue_nums.min(retry.config.write_queue_nums).max(1);
+            (retry, fastrand::i32(0..queues))
         };
         let real_queue_id = queue_id;
         if !is_dead {

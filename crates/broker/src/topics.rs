@@ -177,14 +177,23 @@ impl Topics {
             .into_iter()
             .filter(|topic| !stored.topic_config_table.contains_key(&topic.topic_name))
             .collect();
-        let live = stored.topic_config_table.values().chain(&missing).map(|config| {
+        let (fine, cut): (Vec<_>, Vec<_>) = stored
+            .topic_config_table
+            .values()
+            .partition(|config| topics.within_bound((*config).clone()) == **config);
+        for config in &cut {
+            tracing::warn!(topic = %config.topic_name, read = config.read_queue_nums, write = config.write_queue_nums, topic_queues_max = topics.queues_max, "topic has too many queues, cut to topicQueuesMax");
+        }
+        let cut = cut.into_iter().map(|config| topics.within_bound(config.clone()));
+        let changed: Vec<TopicConfig> = missing.into_iter().chain(cut).collect();
+        let live = fine.into_iter().chain(&changed).map(|config| {
             let topic = Topic::new(config.clone(), Arc::default());
             (topic.name.clone(), Arc::new(topic))
         });
         *topics.live.write().unwrap_or_else(PoisonError::into_inner) = live.collect();
-        if !missing.is_empty() {
+        if !changed.is_empty() {
             topics.table.update(|table| {
-                for config in missing {
+                for config in changed {
                     table.topic_config_table.insert(config.topic_name.clone(), config);
                 }
             });
@@ -260,7 +269,12 @@ impl Topics {
             None => self.create(origin.config()),
             Some(topic) if topic.config.order == origin.order => Ok(topic),
             Some(topic) => {
-                let _changing = self.changing();
+                let changing = self.changing();
+                // Again, under the lock: what was found before may have changed or gone.
+                let Some(topic) = self.find(&topic.name) else {
+                    drop(changing);
+                    return self.create(origin.config());
+                };
                 self.put(vec![TopicConfig { order: origin.order, ..(*topic.config).clone() }]);
                 Ok(self.find(&origin.name).unwrap_or(topic))
             }
@@ -350,6 +364,11 @@ impl Topics {
         if name.trim().is_empty() {
             return Err(TopicError::InvalidName("The specified topic is blank.".into()));
         }
+        // The store names a directory after the topic. Only the grammar: old topics may be longer than new ones.
+        if !names::is_legal(name) {
+            let bad = names::BadName::Illegal("topic", name.to_owned());
+            return Err(TopicError::InvalidName(bad.to_string()));
+        }
         if self.is_system(name) {
             return Err(TopicError::System(name.into()));
         }
@@ -374,7 +393,7 @@ impl Topics {
         }
         self.check_room(1)?;
         let name = config.topic_name.clone();
-        self.put(vec![config]);
+        self.put(vec![self.within_bound(config)]);
         Ok(self.find(&name).expect("what was put under the lock is there"))
     }
 
@@ -398,6 +417,15 @@ impl Topics {
             table.data_version.advance(self.clock.now());
         });
         self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Returns the configuration with no more queues than a topic may have.
+    fn within_bound(&self, config: TopicConfig) -> TopicConfig {
+        TopicConfig {
+            read_queue_nums: config.read_queue_nums.min(self.queues_max),
+            write_queue_nums: config.write_queue_nums.min(self.queues_max),
+            ..config
+        }
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

@@ -202,6 +202,25 @@ fn attributes_of_a_group_are_changed_by_their_sign() {
 }
 
 #[test]
+fn a_group_has_no_more_retry_queues_than_a_topic_may_have() {
+    let world = World::with(|options| options.topic_queues_max = 16);
+    let group = |queues| SubscriptionGroupConfig {
+        group_name: "g".into(),
+        retry_queue_nums: queues,
+        ..SubscriptionGroupConfig::default()
+    };
+    for queues in [i32::MAX, 17, -1] {
+        let refused = world.broker.create_groups(vec![group(queues)]).unwrap_err();
+        assert!(refused.to_string().contains("allowed are 0 to 16"), "{refused}");
+    }
+    world.broker.create_groups(vec![group(16)]).unwrap();
+    // A group that was stored before keeps its number; its topic does not follow.
+    let world = world.restart_with(|options| options.topic_queues_max = 4);
+    beat(&world.broker.connect(Client::new(1)), "c1");
+    assert_eq!(world.broker.topic("%RETRY%g").unwrap().read_queue_nums, 4);
+}
+
+#[test]
 fn clients_are_bounded() {
     let world = World::with(|options| options.clients_max = 2);
     let sessions: Vec<_> = [1, 2].map(|id| world.broker.connect(Client::new(id))).into();

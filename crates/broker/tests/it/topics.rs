@@ -69,6 +69,26 @@ fn what_a_topic_may_not_be_is_refused() {
 }
 
 #[test]
+fn a_topic_whose_name_is_a_path_cannot_be_deleted() {
+    let world = World::new();
+    for name in ["../../x", "..", ".", "/etc", "a/b"] {
+        let refused = world.broker.delete_topic(name).unwrap_err();
+        assert!(matches!(refused, TopicError::InvalidName(_)), "{name}: {refused}");
+    }
+}
+
+#[test]
+fn a_stored_topic_with_too_many_queues_is_cut_to_the_bound() {
+    let world = World::new();
+    world.broker.create_topics(vec![topic("t", 64, &[])]).unwrap();
+    world.send(to("t")).unwrap();
+    let world = world.restart_with(|options| options.topic_queues_max = 16);
+    assert_eq!(world.broker.topic("t").unwrap().read_queue_nums, 16);
+    assert_eq!(world.broker.topics().topic_config_table["t"].write_queue_nums, 16);
+    assert_eq!(world.pull(from("t", 0)).unwrap().count, 1, "what is there stays");
+}
+
+#[test]
 fn the_system_topics_exist_and_bear_the_names_of_cluster_and_broker() {
     let world = World::new();
     let system = world.broker.system_topics();

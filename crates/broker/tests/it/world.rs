@@ -49,7 +49,13 @@ impl World {
 
     /// Stops everything cleanly and opens it again.
     pub(crate) fn restart(self) -> World {
-        let World { clock, store, broker, env, options } = self;
+        self.restart_with(|_| {})
+    }
+
+    /// The same, with other options from then on.
+    pub(crate) fn restart_with(self, change: impl FnOnce(&mut Options)) -> World {
+        let World { clock, store, broker, env, mut options } = self;
+        change(&mut options);
         store.step_all();
         broker.shutdown();
         drop(broker);
