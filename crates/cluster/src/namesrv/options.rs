@@ -20,7 +20,7 @@ pub struct Options {
     pub kv_config_path: PathBuf,
     /// `configStorePath`: the file to which changed settings are written.
     pub config_store_path: PathBuf,
-    /// `configBlackList`: keys that UPDATE_NAMESRV_CONFIG refuses, beside those that it always refuses.
+    /// `configBlackList`: keys that UPDATE_NAMESRV_CONFIG refuses although they could be changed.
     pub config_black_list: Vec<String>,
     /// `orderMessageEnable` (false): routes carry the topic's order configuration.
     pub order_message_enable: bool,
@@ -67,16 +67,17 @@ impl Default for Options {
     }
 }
 
-/// Keys that UPDATE_NAMESRV_CONFIG always refuses (Java: `DefaultRequestProcessor`).
-const NEVER_UPDATED: [&str; 4] =
-    ["configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome"];
-
 /// Why settings were not changed; none of them was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
     /// One of them may not be changed while the name server runs.
-    #[error("Can not update config in black list.")]
-    Forbidden,
+    #[error("`{key}` may not be changed while the name server runs; these may: {changeable}")]
+    Forbidden {
+        /// The setting.
+        key: String,
+        /// The settings that may.
+        changeable: String,
+    },
     /// A value is not of its kind.
     #[error("`{value}` is no value of `{key}`: {allowed}")]
     Invalid {
@@ -155,20 +156,17 @@ impl Options {
         disk.sync_dir(dir)
     }
 
-    /// Takes lines of a properties file; all or none. Keys that are unknown are overlooked, as in Java.
+    /// Takes lines of a properties file; all or none. Java overlooks keys that it does not know, and takes all that it
+    /// does but a few.
     pub fn update(&mut self, properties: &str) -> Result<(), SettingError> {
         let mut updated = self.clone();
-        for line in properties.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            let Some((key, value)) = line.split_once('=') else { continue };
+        let lines = properties.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
+            let (key, value) = line.split_once('=').unwrap_or((line, ""));
             let (key, value) = (key.trim(), value.trim());
-            if NEVER_UPDATED.contains(&key)
-                || self.config_black_list.iter().any(|black| black == key)
-            {
-                return Err(SettingError::Forbidden);
-            }
-            let Some((_, setting)) = updated.settings().into_iter().find(|(name, _)| *name == key)
-            else {
-                continue;
+            let setting = updated.settings().into_iter().find(|(name, _)| *name == key);
+            let Some((_, setting)) = setting.filter(|(name, _)| !self.is_vetoed(name)) else {
+                return Err(self.forbidden(key));
             };
             setting.set(value).map_err(|allowed| SettingError::Invalid {
                 key: key.to_owned(),
@@ -178,6 +176,17 @@ impl Options {
         }
         *self = updated;
         Ok(())
+    }
+
+    fn is_vetoed(&self, key: &str) -> bool {
+        self.config_black_list.iter().any(|black| black == key)
+    }
+
+    fn forbidden(&self, key: &str) -> SettingError {
+        let mut settings = self.clone();
+        let names = settings.settings().map(|(name, _)| name);
+        let changeable: Vec<_> = names.into_iter().filter(|name| !self.is_vetoed(name)).collect();
+        SettingError::Forbidden { key: key.to_owned(), changeable: changeable.join(", ") }
     }
 }
 
@@ -218,8 +227,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_taken_back() {
         let mut options = Options { order_message_enable: true, ..Options::default() };
-        let changed =
-            "# by hand\norderMessageEnable=false\nwaitSecondsForService = 9\nunheardOf=1\n";
+        let changed = "# by hand\n\norderMessageEnable=false\nwaitSecondsForService = 9\n";
         options.update(changed).unwrap();
         assert!(!options.order_message_enable);
         assert_eq!(options.wait_seconds_for_service, 9);
@@ -232,11 +240,24 @@ mod tests {
         let mut options =
             Options { config_black_list: vec!["enableTopicList".into()], ..Options::default() };
         let before = options.to_properties();
-        for text in ["kvConfigPath=/tmp/x", "orderMessageEnable=true\nenableTopicList=false"] {
-            assert_eq!(options.update(text), Err(SettingError::Forbidden));
-        }
+        let vetoed = options.update("orderMessageEnable=true\nenableTopicList=false");
+        assert!(matches!(vetoed, Err(SettingError::Forbidden { .. })));
         let invalid = options.update("orderMessageEnable=true\nscanNotActiveBrokerInterval=soon");
         assert!(matches!(invalid, Err(SettingError::Invalid { .. })));
         assert_eq!(options.to_properties(), before);
+    }
+    #[test]
+    fn a_setting_that_may_not_change_is_refused_by_name_with_those_that_may() {
+        let mut options =
+            Options { config_black_list: vec!["enableTopicList".into()], ..Options::default() };
+        for key in
+            ["kvConfigPath", "configBlackList", "rocketmqHome", "unheardOf", "enableTopicList"]
+        {
+            for text in [format!("{key}=1"), key.to_owned()] {
+                let refused = options.update(&text).unwrap_err().to_string();
+                assert!(refused.starts_with(&format!("`{key}` may not be changed")), "{refused}");
+                assert!(refused.contains("enableAllTopicList, needWaitForService"), "{refused}");
+            }
+        }
     }
 }

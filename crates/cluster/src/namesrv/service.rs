@@ -486,7 +486,7 @@ impl Shared {
             Write::Settings { properties } => {
                 let mut options = self.options_mut();
                 options.update(&properties).map_err(|error| match error {
-                    SettingError::Forbidden => {
+                    SettingError::Forbidden { .. } => {
                         Refusal::new(ResponseCode::NO_PERMISSION, error.to_string())
                     }
                     SettingError::Invalid { .. } => {
