@@ -16,7 +16,7 @@ use std::{
 use bytestring::ByteString;
 use env::Millis;
 use serde::{Deserialize, Serialize};
-use store::{Draft, Entry, Fault, Queue, QueueEntry, Store};
+use store::{Draft, Entry, Fault, Queue, QueueEntry, Refused, Store};
 use wire::{
     body::DataVersion,
     fastjson::Unknown,
@@ -148,7 +148,7 @@ impl Broker {
                 property: name::DELAY,
             });
         };
-        let level = level.min(levels);
+        let level = level.clamp(1, levels);
         properties::append(text, name::DELAY, &level.to_string());
         properties::append(text, name::REAL_TOPIC, topic);
         properties::append(text, name::REAL_QID, &queue_id.to_string());
@@ -194,28 +194,30 @@ impl Broker {
         }
         level.next_due = None;
         let store_host = inner.options.read().store_host;
-        let mut run = Vec::with_capacity(due.len());
-        let mut has_message = Vec::with_capacity(due.len());
+        let (mut position, mut end) = level.delivered;
+        position = position.max(level.position);
         for entry in &due {
             let draft = match inner.store.read_blocking(entry.log_offset, entry.len) {
                 Ok(bytes) => self.restore(&bytes, store_host),
                 Err(Fault::OutOfRange(_)) => None,
                 Err(fault) => return Err(fault),
             };
-            has_message.push(draft.is_some());
-            run.extend(draft.map(Entry::One));
-        }
-        let mut outcomes = inner.store.append(&run).into_iter();
-        inner.store.drive();
-        let (mut position, mut end) = level.delivered;
-        position = position.max(level.position);
-        for has_message in has_message {
-            if has_message {
-                let Some(Ok(stored)) = outcomes.next() else { break };
-                end = stored.end;
+            // One at a time: what follows a refused one must not be delivered before it is tried again.
+            let outcome = draft.and_then(|draft| inner.store.append(&[Entry::One(draft)]).pop());
+            match outcome {
+                Some(Ok(stored)) => end = stored.end,
+                Some(Err(Refused::TooLarge)) => {
+                    tracing::warn!(
+                        log_offset = entry.log_offset,
+                        "a delayed message is above maxMessageSize now; it stays undelivered in the log"
+                    );
+                }
+                Some(Err(_)) => break,
+                None => {}
             }
             position += 1;
         }
+        inner.store.drive();
         let is_whole = position == level.position + due.len() as i64;
         level.position = position;
         level.delivered = (position, end);
@@ -232,6 +234,7 @@ impl Broker {
             queue_id,
             store_host,
             prepared_offset: 0,
+            properties: properties::filtered(&record.properties, |name| name != name::DELAY).into(),
             ..record.to_message()
         };
         let queue = match self.inner.topics.find(topic) {

@@ -104,7 +104,7 @@ impl Broker {
             let parked = self.inner.parked.park(&plan.queue, request.offset, plan.tags.clone())?;
             let is_late = if plan.queue.max_offset() > request.offset {
                 // It came between the look and the parking.
-                false
+                clock.monotonic() >= deadline
             } else {
                 tokio::select! {
                     () = parked.woken() => false,
@@ -115,7 +115,9 @@ impl Broker {
             // Topic, group and subscription may have changed meanwhile.
             plan = self.plan_pull(cx, &request)?;
             let pulled = self.pull_once(&plan, &request).await?;
-            if is_late || pulled.status.outcome() != PullOutcome::NotFound {
+            // An entry that is inside of the queue and cannot be read does not become readable by waiting.
+            let is_unreadable = pulled.status == PullStatus::OffsetFoundNull;
+            if is_late || is_unreadable || pulled.status.outcome() != PullOutcome::NotFound {
                 return Ok(pulled);
             }
         }

@@ -93,11 +93,12 @@ impl Broker {
             (retry, fastrand::i32(0..queues))
         };
         let real_queue_id = queue_id;
-        if !is_dead {
-            let level = match request.delay_level {
-                0 => FIRST_RETRY_LEVEL + record.reconsume_times,
-                level => level,
-            };
+        let level = match request.delay_level {
+            0 => record.reconsume_times.saturating_add(FIRST_RETRY_LEVEL),
+            level => level,
+        };
+        // A producer may have sent any number of reconsumptions: below the first level there is nothing to wait for.
+        if !is_dead && level > 0 {
             (topic, queue_id) = self.postpone(&topic.name, queue_id, level, &mut text)?;
         }
         if text.len() > properties::LEN_MAX {
@@ -108,7 +109,7 @@ impl Broker {
             topic: topic.name.clone(),
             queue_id,
             store_host,
-            reconsume_times: record.reconsume_times + 1,
+            reconsume_times: record.reconsume_times.saturating_add(1),
             prepared_offset: 0,
             properties: text.into(),
             ..record.to_message()

@@ -21,6 +21,7 @@ fn a_delayed_message_comes_when_it_is_due_and_not_before() {
     let (body, topic, properties) = &records(&world.pull(from("t", 0)).unwrap())[0];
     assert_eq!((body.as_str(), topic.as_str()), ("body", "t"));
     assert!(properties.contains("REAL_TOPIC\u{1}t\u{2}"));
+    assert!(!properties.contains("DELAY"), "{properties}");
     world.pass(Duration::from_secs(60));
     assert_eq!(world.broker.max_offset("t", 0), 1, "once");
 }
@@ -84,6 +85,18 @@ fn a_message_sent_back_comes_again_later_each_time() {
         assert_eq!(i64::from(record.reconsume_times), attempt + 1);
         log_offset = record.numbers.log_offset;
     }
+}
+
+#[test]
+fn a_message_that_claims_a_strange_number_of_reconsumptions_is_kept_when_sent_back() {
+    let world = World::new();
+    let sent = |reconsume_times| world.send(Publish { reconsume_times, ..to("t") }).unwrap();
+    let negative = sent(-10).log_offsets[0] as i64;
+    back(&world, negative, 0).unwrap();
+    assert_eq!(world.broker.max_offset("%RETRY%g", 0), 1, "there is nothing to wait for");
+    let huge = sent(i32::MAX).log_offsets[0] as i64;
+    back(&world, huge, 0).unwrap();
+    assert_eq!(world.broker.max_offset("%DLQ%g", 0), 1);
 }
 
 #[test]
