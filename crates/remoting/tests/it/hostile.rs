@@ -190,7 +190,7 @@ async fn slow_readers_together_stay_within_the_servers_bound() {
 }
 
 #[tokio::test]
-async fn thousands_of_idle_connections_cost_little_the_excess_is_refused_and_all_are_let_go() {
+async fn thousands_of_idle_connections_hold_no_buffers_the_excess_is_refused_and_all_are_let_go() {
     // Both ends live in this process, so each connection takes two descriptors.
     let wanted = 10_000;
     let limit = getrlimit(Resource::Nofile);
@@ -200,7 +200,6 @@ async fn thousands_of_idle_connections_cost_little_the_excess_is_refused_and_all
     let open_max = usize::try_from(wanted.min((raised - 400) / 2) / 2).expect("small");
 
     let fixture = Fixture::start(Limits { connections_max: open_max, ..Limits::default() });
-    let before = resident_bytes();
     let mut peers = Vec::new();
     for _ in 0..open_max {
         let mut peer = fixture.peer().await;
@@ -216,9 +215,8 @@ async fn thousands_of_idle_connections_cost_little_the_excess_is_refused_and_all
     fixture.pass(5);
     peers[0].ask(ECHO, 2, b"still there").await;
     assert!(peers[0].receive().await.is_some());
+    // What a connection costs the whole process is measured where the server has one of its own: `apogee/tests/it/hostile.rs`.
     assert_eq!(fixture.metrics().read_bytes(), 0);
-    let each = resident_bytes().saturating_sub(before) / open_max as u64;
-    assert!(each <= 16 * 1024, "{each} bytes for both ends of an idle connection");
 
     fixture.pass(121);
     until(|| fixture.metrics().connections() == 0).await;
@@ -240,13 +238,6 @@ async fn a_connection_that_is_used_is_not_idle() {
     peer.ask(PARK, 9, b"").await;
     fixture.door.gate.add_permits(1);
     assert!(peer.receive().await.is_some());
-}
-
-/// Returns the resident memory of this process.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages: u64 = status.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");
-    pages * 4096
 }
 
 /// The log lines of this thread.
