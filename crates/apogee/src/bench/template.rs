@@ -1,6 +1,6 @@
 //! Requests encoded once and patched in place.
 //!
-//! A [`Template`] is a frame whose changing fields were written with a fixed width; [`Template::patch`] overwrites
+//! A [`Template`] is a frame whose changing fields were written with a fixed width; [`Place::write`] overwrites
 //! their digits. So a send costs a few stores, whatever its size.
 
 use clap::ValueEnum;
