@@ -53,7 +53,9 @@ pub struct NameServer(Arc<Shared>);
 struct Shared {
     table: Mutex<RouteTable>,
     kv: KvConfig,
-    options: Mutex<Options>,
+    options: Mutex<Arc<Options>>,
+    /// Held while settings change, the file included; readers of the options never wait for it.
+    changing: Mutex<()>,
     env: Env,
     view: Option<AddressView>,
     started_at: Duration,
@@ -95,7 +97,8 @@ impl NameServer {
             table: Mutex::new(RouteTable::new(options.bounds)),
             kv,
             started_at: env.clock.monotonic(),
-            options: Mutex::new(options),
+            options: Mutex::new(Arc::new(options)),
+            changing: Mutex::new(()),
             env,
             view,
             brokers: Mutex::new(HashMap::new()),
@@ -484,7 +487,8 @@ impl Shared {
             Write::PutKv { namespace, key, value } => Ok(self.kv.put(&namespace, &key, &value)?),
             Write::DeleteKv { namespace, key } => Ok(self.kv.delete(&namespace, &key)?),
             Write::Settings { properties } => {
-                let mut options = self.options_mut();
+                let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut options = (*self.options()).clone();
                 options.update(&properties).map_err(|error| match error {
                     SettingError::Forbidden { .. } => {
                         Refusal::new(ResponseCode::NO_PERMISSION, error.to_string())
@@ -494,6 +498,7 @@ impl Shared {
                     }
                 })?;
                 options.save(&*self.env.disk)?;
+                *self.options_mut() = Arc::new(options);
                 info!("settings of the name server changed");
                 Ok(())
             }
@@ -504,11 +509,11 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> Arc<Options> {
         self.options_mut().clone()
     }
 
-    fn options_mut(&self) -> MutexGuard<'_, Options> {
+    fn options_mut(&self) -> MutexGuard<'_, Arc<Options>> {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -43,11 +43,26 @@ pub struct Bounds {
     pub topics_max: usize,
     /// Names of broker sets.
     pub brokers_max: usize,
+    /// Brokers of one set.
+    pub members_max: usize,
+    /// Filter servers of one broker.
+    pub filter_servers_max: usize,
+    /// Bytes of a name or an address.
+    pub name_bytes_max: usize,
+    /// How long a registration may ask to hold; asking for more gets this.
+    pub timeout_max: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { topics_max: 1 << 20, brokers_max: 1 << 14 }
+        Bounds {
+            topics_max: 1 << 20,
+            brokers_max: 1 << 14,
+            members_max: 64,
+            filter_servers_max: 16,
+            name_bytes_max: 512,
+            timeout_max: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -77,6 +92,13 @@ struct Member {
 struct Topic {
     queues: BTreeMap<String, QueueData>,
     mappings: BTreeMap<String, Value>,
+}
+
+impl Topic {
+    fn forget(&mut self, broker: &str) {
+        self.queues.remove(broker);
+        self.mappings.remove(broker);
+    }
 }
 
 /// What a broker says about itself, at its start, periodically, and when a topic changes.
@@ -130,6 +152,18 @@ pub enum RegisterError {
     Full {
         /// Of what there are too many.
         what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// A name or an address that nothing is called by.
+    #[error(
+        "{name:?} is no name of a {of}: at most {max} bytes without control characters, not blank"
+    )]
+    Name {
+        /// What it was to name.
+        of: &'static str,
+        /// Its first characters.
+        name: String,
         /// The bound.
         max: usize,
     },
@@ -207,7 +241,10 @@ impl RouteTable {
                     .or(filter_servers_before)
                     .unwrap_or_default(),
                 heard_at: now,
-                timeout: registration.timeout.unwrap_or(REGISTRATION_TIMEOUT),
+                timeout: registration
+                    .timeout
+                    .unwrap_or(REGISTRATION_TIMEOUT)
+                    .min(self.bounds.timeout_max),
                 connection: registration.connection,
             },
         );
@@ -229,9 +266,27 @@ impl RouteTable {
     }
 
     fn check_bounds(&self, registration: &Registration) -> Result<(), RegisterError> {
-        let Bounds { topics_max, brokers_max } = self.bounds;
-        if self.brokers.len() >= brokers_max && !self.brokers.contains_key(&registration.broker) {
-            return Err(RegisterError::Full { what: "brokers", max: brokers_max });
+        let Bounds { topics_max, brokers_max, members_max, filter_servers_max, .. } = self.bounds;
+        self.check_names(registration)?;
+        match self.brokers.get(&registration.broker) {
+            None if self.brokers.len() >= brokers_max => {
+                return Err(RegisterError::Full { what: "brokers", max: brokers_max });
+            }
+            Some(set) => {
+                let others = set.members.iter().filter(|(id, member)| {
+                    **id != registration.id && member.address != registration.address
+                });
+                if others.count() >= members_max {
+                    let what = "brokers of this name";
+                    return Err(RegisterError::Full { what, max: members_max });
+                }
+            }
+            None => {}
+        }
+        let filter_servers = registration.filter_servers.as_ref().map_or(0, Vec::len);
+        if filter_servers > filter_servers_max {
+            let what = "filter servers of this broker";
+            return Err(RegisterError::Full { what, max: filter_servers_max });
         }
         let unknown = |topic: &&TopicConfig| !self.topics.contains_key(&topic.topic_name);
         if self.topics.len() + registration.topics.len() > topics_max
@@ -240,6 +295,34 @@ impl RouteTable {
             return Err(RegisterError::Full { what: "topics", max: topics_max });
         }
         Ok(())
+    }
+
+    /// Names are shown, logged and kept: a retry topic or an old name that the topic grammar refuses is fine, a
+    /// megabyte or a line break is not.
+    fn check_names(&self, registration: &Registration) -> Result<(), RegisterError> {
+        let max = self.bounds.name_bytes_max;
+        let check = |of, name: &str| {
+            if self.is_name(name) {
+                return Ok(());
+            }
+            Err(RegisterError::Name { of, name: name.chars().take(64).collect(), max })
+        };
+        let check_if_given =
+            |of, name: &str| if name.is_empty() { Ok(()) } else { check(of, name) };
+        check_if_given("cluster", &registration.cluster)?;
+        check("broker", &registration.broker)?;
+        check("broker's address", &registration.address)?;
+        check_if_given("broker's address for its slaves", &registration.ha_address)?;
+        check_if_given("zone", registration.zone.as_deref().unwrap_or_default())?;
+        for server in registration.filter_servers.iter().flatten() {
+            check("filter server", server)?;
+        }
+        registration.topics.iter().try_for_each(|topic| check("topic", &topic.topic_name))
+    }
+
+    fn is_name(&self, name: &str) -> bool {
+        let is_fit = !name.trim().is_empty() && !name.chars().any(char::is_control);
+        is_fit && name.len() <= self.bounds.name_bytes_max
     }
 
     fn take_topics(
@@ -271,20 +354,21 @@ impl RouteTable {
         }
         if changed {
             for (name, mapping) in &registration.mappings {
-                let broker = mapping["bname"].as_str().unwrap_or(broker);
-                if let Some(topic) = self.topics.get_mut(name) {
+                // A broker speaks for itself alone: a mapping under another name would outlive its queues here.
+                let is_own = mapping["bname"].as_str().is_none_or(|named| named == broker);
+                if let Some(topic) = self.topics.get_mut(name).filter(|_| is_own) {
                     topic.mappings.insert(broker.to_owned(), mapping.clone());
                 }
             }
         }
     }
 
-    /// Takes the queues of one topic on brokers that are registered; if one is not, nothing changes and false is
-    /// returned.
+    /// Takes the queues of one topic on brokers that are registered; if one is not, or the name is none, nothing
+    /// changes and false is returned.
     pub fn register_topic(&mut self, topic: &str, queues: Vec<QueueData>) -> bool {
         let known = self.topics.contains_key(topic) || self.topics.len() < self.bounds.topics_max;
         let registered = |queues: &QueueData| self.brokers.contains_key(&queues.broker_name);
-        if queues.is_empty() || !known || !queues.iter().all(registered) {
+        if queues.is_empty() || !known || !self.is_name(topic) || !queues.iter().all(registered) {
             return false;
         }
         let topic = self.topics.entry(topic.to_owned()).or_default();
@@ -347,9 +431,7 @@ impl RouteTable {
         for topic in self.topics.values_mut() {
             for Expired { broker, .. } in removed {
                 match self.brokers.get(broker) {
-                    None => {
-                        topic.queues.remove(broker);
-                    }
+                    None => topic.forget(broker),
                     Some(set) if set.acting_master && !set.members.contains_key(&MASTER_ID) => {
                         if let Some(queues) = topic.queues.get_mut(broker) {
                             queues.perm &= !perm::WRITE;
@@ -365,7 +447,7 @@ impl RouteTable {
     fn drop_queues(&mut self, broker: &str, of: impl Fn(&str) -> bool) {
         self.topics.retain(|name, topic| {
             if of(name) {
-                topic.queues.remove(broker);
+                topic.forget(broker);
             }
             !topic.queues.is_empty()
         });

@@ -302,8 +302,32 @@ fn a_static_topics_mapping_is_part_of_its_route() {
 }
 
 #[test]
+fn a_mapping_goes_with_the_broker_that_told_it_and_none_speaks_for_another() {
+    let mapping = |broker| serde_json::json!({"bname": broker, "topic": "a", "totalQueues": 8});
+    let telling = |of, mapping| {
+        let mappings = BTreeMap::from([("a".to_owned(), mapping)]);
+        Registration { mappings, ..registration(of, 0) }
+    };
+    let mut table = table([telling("x", mapping("x")), telling("y", mapping("nobody"))]);
+    let by_broker = |table: &RouteTable| {
+        let by_broker = table.route("a", false).unwrap().topic_queue_mapping_by_broker;
+        by_broker.unwrap_or_default().into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(by_broker(&table), ["x"]);
+    table.remove_members(|broker, _| broker == "x");
+    assert!(by_broker(&table).is_empty());
+}
+
+#[test]
 fn what_is_over_a_bound_is_refused_and_changes_nothing() {
-    let mut table = RouteTable::new(Bounds { topics_max: 3, brokers_max: 1 });
+    let bounds = Bounds {
+        topics_max: 3,
+        brokers_max: 1,
+        members_max: 2,
+        filter_servers_max: 1,
+        ..Bounds::default()
+    };
+    let mut table = RouteTable::new(bounds);
     table.take(registration("x", 0)).unwrap();
     let refused = table.take(registration("y", 0));
     assert_eq!(refused, Err(RegisterError::Full { what: "brokers", max: 1 }));
@@ -316,6 +340,53 @@ fn what_is_over_a_bound_is_refused_and_changes_nothing() {
         "d",
         vec![QueueData { broker_name: "x".to_owned(), ..QueueData::default() }]
     ));
+    let filter_servers = Some(vec!["f:1".to_owned(), "f:2".to_owned()]);
+    let refused = table.take(Registration { filter_servers, ..registration("x", 0) });
+    let what = "filter servers of this broker";
+    assert_eq!(refused, Err(RegisterError::Full { what, max: 1 }));
+    table.take(registration("x", 1)).unwrap();
+    let refused = table.take(registration("x", 2));
+    assert_eq!(refused, Err(RegisterError::Full { what: "brokers of this name", max: 2 }));
+    // One that changes its id is no further one.
+    let Registration { address, .. } = registration("x", 1);
+    table.take(Registration { address, ..registration("x", 2) }).unwrap();
+}
+
+#[test]
+fn names_that_are_blank_or_longer_than_a_name_are_refused_by_what_they_name() {
+    let mut table = RouteTable::new(Bounds::default());
+    let long = "x".repeat(513);
+    let with = |change: &dyn Fn(&mut Registration)| {
+        let mut registration = registration("x", 0);
+        change(&mut registration);
+        registration
+    };
+    let cases = [
+        ("cluster", with(&|r| r.cluster.clone_from(&long))),
+        ("broker", with(&|r| r.broker = " ".to_owned())),
+        ("broker's address", with(&|r| r.address = "1.2.3.4:1\n".to_owned())),
+        ("broker's address for its slaves", with(&|r| r.ha_address.clone_from(&long))),
+        ("zone", with(&|r| r.zone = Some(long.clone()))),
+        ("filter server", with(&|r| r.filter_servers = Some(vec![String::new()]))),
+        ("topic", with(&|r| r.topics[0].topic_name.clone_from(&long))),
+    ];
+    for (named, registration) in cases {
+        let refused = table.take(registration).unwrap_err();
+        assert!(matches!(refused, RegisterError::Name { of, .. } if of == named), "{refused}");
+    }
+    assert_eq!(table.cluster_info(), ClusterInfo::default());
+    let retry =
+        Registration { topics: ["%RETRY%a b+c"].map(topic).to_vec(), ..registration("x", 0) };
+    table.take(registration("x", 0)).unwrap();
+    table.take(retry).unwrap();
+}
+
+#[test]
+fn a_registration_holds_for_an_hour_at_most() {
+    let timeout = Some(Duration::from_secs(u64::MAX / 2));
+    let mut table = table([Registration { timeout, ..registration("x", 0) }]);
+    assert!(table.expire(Duration::from_secs(3600)).is_empty());
+    assert_eq!(table.expire(Duration::from_secs(3601)).len(), 1);
 }
 
 /// Something that happens to a table.
