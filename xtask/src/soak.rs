@@ -1,11 +1,11 @@
 //! Ten minutes at 70 % of what the server can do: nothing may grow.
 //!
 //! The capacity is measured first, by the same work without a limit. Then slices of load follow one another on one server;
-//! after each, memory, open files and latency are read. After a quarter of warm-up a line is fitted to each,
+//! after each, memory and open files are read, and the latency of a few messages that took the whole way meanwhile. After a quarter of warm-up a line is fitted to each,
 //! so that one slow slice on a busy machine decides nothing.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -16,6 +16,8 @@ use crate::server::{self, Kind, Ports, Role, Spec};
 
 const PORTS: Ports = Ports { namesrv: 39_880, broker: 42_911 };
 const SLICE_SECONDS: u64 = 15;
+/// Messages a second whose way from end to end is measured beside the load.
+const PROBES: &str = "200";
 /// What the second half of the run may have grown by, in parts of the mean, by the fitted line.
 const GROWTH_MAX: f64 = 0.10;
 /// Latency is noisy: the fitted line may rise by this part of the mean over the whole run.
@@ -30,14 +32,14 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     let server = Spec::new(&Kind::Apogee, Role::All, folder.clone(), PORTS).start()?;
-    let capacity = slice(None, 10)?;
-    let rate = capacity.rate * 0.7;
-    println!("capacity {:.0} messages a second, load {rate:.0}", capacity.rate);
+    let capacity = capacity(10)?;
+    let rate = capacity * 0.7;
+    println!("capacity {capacity:.0} messages a second, load {rate:.0}");
 
     let mut series: [Vec<f64>; 4] = Default::default();
     let deadline = Instant::now() + Duration::from_secs(minutes * 60);
     while Instant::now() < deadline {
-        let slice = slice(Some(rate), SLICE_SECONDS)?;
+        let slice = slice(rate, SLICE_SECONDS)?;
         let memory = anonymous_mib(server.id());
         let files = fs::read_dir(format!("/proc/{}/fd", server.id()))?.count() as f64;
         println!(
@@ -80,37 +82,49 @@ struct Slice {
     p99: f64,
 }
 
-/// Sends to a waiting consumer at `rate`, or as fast as it goes, and reads what `apogee bench` says of it.
-fn slice(rate: Option<f64>, seconds: u64) -> anyhow::Result<Slice> {
-    let mut bench = Command::new(server::binary());
-    bench.args([
-        "bench",
-        "latency",
-        "--create",
-        "--topic",
-        "soak",
-        "--connections",
-        "1",
-        "--size",
-        "64",
-    ]);
-    bench.arg("--namesrv").arg(format!("127.0.0.1:{}", PORTS.namesrv));
-    bench.arg("--seconds").arg(seconds.to_string());
-    bench.arg("--rate").arg(format!("{:.0}", rate.unwrap_or(10_000_000.0)));
-    let text = output(&mut bench)?;
-    let figure = |key: &str| {
-        let line = text.lines().last().unwrap_or_default();
-        pairs(line)
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| value)
-            .with_context(|| format!("no {key}: {text}"))
-    };
-    ensure!(figure("errors")? == 0.0, "errors: {text}");
+/// Sends as fast as it goes for some seconds; returns the messages a second.
+fn capacity(seconds: u64) -> anyhow::Result<f64> {
+    figure(&output(&mut load(None, seconds))?, "rate")
+}
+
+/// Sends at `rate`, while [`PROBES`] messages a second go to a waiting consumer on a topic of their own.
+fn slice(rate: f64, seconds: u64) -> anyhow::Result<Slice> {
+    let load = load(Some(rate), seconds + 2).stdout(Stdio::piped()).spawn()?;
+    let mut probe = bench("latency", "soak-probe", seconds);
+    let probed = output(probe.args(["--rate", PROBES]))?;
+    let loaded = load.wait_with_output()?;
+    let loaded = String::from_utf8(loaded.stdout)?;
+    for text in [&probed, &loaded] {
+        ensure!(figure(text, "errors")? + figure(text, "busy")? == 0.0, "errors: {text}");
+    }
     Ok(Slice {
-        rate: figure("rate")?,
-        p50: figure("end_to_end_p50_us")?,
-        p99: figure("end_to_end_p99_us")?,
+        rate: figure(&loaded, "rate")?,
+        p50: figure(&probed, "end_to_end_p50_us")?,
+        p99: figure(&probed, "end_to_end_p99_us")?,
     })
+}
+
+fn load(rate: Option<f64>, seconds: u64) -> Command {
+    let mut bench = bench("produce", "soak", seconds);
+    if let Some(rate) = rate {
+        bench.arg("--rate").arg(format!("{rate:.0}"));
+    }
+    bench
+}
+
+fn bench(operation: &str, topic: &str, seconds: u64) -> Command {
+    let mut bench = Command::new(server::binary());
+    bench.args(["bench", operation, "--create", "--topic", topic, "--size", "64"]);
+    bench.arg(format!("--namesrv=127.0.0.1:{}", PORTS.namesrv));
+    bench.arg(format!("--seconds={seconds}"));
+    bench
+}
+
+/// Reads a figure of the line that `apogee bench` ends with.
+fn figure(text: &str, key: &str) -> anyhow::Result<f64> {
+    let line = text.lines().last().unwrap_or_default();
+    let found = pairs(line).find(|(name, _)| *name == key);
+    found.map(|(_, value)| value).with_context(|| format!("no {key}: {text}"))
 }
 
 /// By which part of its mean the fitted line rises from the first value to the last.
