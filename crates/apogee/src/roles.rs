@@ -26,7 +26,7 @@ use crate::{
     address::{Advertised, advertised, resolve},
     args::{Plan, Role},
     banner::{self, Banner},
-    config::{Loaded, Settings},
+    config::{Keeper, Loaded, Settings},
     machine, signals,
 };
 
@@ -67,7 +67,9 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
                 data: absolute(&loaded.settings.store.store_path_root_dir)?,
                 namesrv_addr: loaded.settings.registration.name_servers.clone(),
             });
-            Some(BrokerRole::start(listeners, loaded.settings, told, namesrv_addr, &env).await?)
+            let keeper = Keeper::new(&plan.layers);
+            let settings = loaded.settings;
+            Some(BrokerRole::start(listeners, settings, told, namesrv_addr, keeper, &env).await?)
         }
         None => None,
     };
@@ -213,6 +215,7 @@ impl BrokerRole {
         settings: Settings,
         told: Advertised,
         namesrv_addr: Vec<String>,
+        keeper: Option<Keeper>,
         env: &Env,
     ) -> Result<BrokerRole> {
         let port = listeners.addresses()[0].port();
@@ -233,6 +236,9 @@ impl BrokerRole {
         info!(?recovered, "store is open");
         let workers = store.start()?;
         let broker = Broker::open(options, store.clone(), env.clone())?;
+        if let Some(keeper) = keeper {
+            broker.keep_config_with(Box::new(move |changes| keeper.keep(changes)));
+        }
         let housekeeping = tokio::spawn(broker.clone().run());
         let registration = Arc::new(Registration::start(
             registration,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use store::Fault;
+use store::{Fault, Queue};
 use wire::{
     body::{
         MessageQueue,
@@ -22,7 +22,7 @@ use wire::{
 
 use crate::{
     Broker,
-    api::{FindError, TopicError},
+    api::{FindError, StatsOf, TopicError},
     blocking,
     stats::Rate,
 };
@@ -141,39 +141,55 @@ impl Broker {
         Ok(TopicStatsTable { topic_put_tps: put_per_second, offset_table })
     }
 
-    /// Returns how far a group is with `topics`, or with all that it has consumed if there are none.
-    pub async fn consume_stats(&self, group: &str, topics: &[ByteString]) -> ConsumeStats {
+    /// Returns how far a group is.
+    pub async fn consume_stats(&self, group: &str, of: StatsOf) -> ConsumeStats {
         let inner = &*self.inner;
-        let broker_name = inner.options.read().broker_name.clone();
-        let mut wanted: Vec<ByteString> = topics.to_vec();
-        if wanted.is_empty() {
-            wanted = inner.offsets.topics_of(group);
-            // While a group subscribes to anything, what it no longer subscribes to is not of interest.
-            if inner.clients.subscription_count(group) > 0 {
-                wanted.retain(|topic| inner.clients.is_subscribed(group, topic));
+        let is_wanted = |topic: &ByteString| {
+            // While a group subscribes to anything, what it does not subscribe to is not of interest.
+            inner.clients.subscription_count(group) == 0
+                || inner.clients.is_subscribed(group, topic)
+        };
+        let topics: BTreeSet<ByteString> = match of {
+            StatsOf::Listed(topics) => topics,
+            StatsOf::One(topic) => [topic].into_iter().filter(is_wanted).collect(),
+            StatsOf::Consumed => {
+                inner.offsets.topics_of(group).into_iter().filter(is_wanted).collect()
             }
-        }
+        };
         let mut tps = 0.0;
-        let mut offset_table = BTreeMap::new();
-        for topic in wanted {
-            let Some(found) = inner.topics.find(&topic) else { continue };
-            tps += inner.stats.got_per_second(group, &topic);
-            for id in 0..found.config.read_queue_nums {
-                let queue = found.queue(&inner.store, id);
-                let consumed = inner.offsets.query(group, &topic, id).unwrap_or(0).max(0);
-                let pulled = inner.offsets.query_pulled(group, &topic, id).unwrap_or(-1);
-                let broker_offset = queue.max_offset();
-                let last = blocking(move || queue.stored_at(consumed - 1).ok().flatten()).await;
-                let wrapper = OffsetWrapper {
-                    broker_offset,
-                    consumer_offset: consumed,
-                    pull_offset: consumed.max(pulled),
-                    last_timestamp: last.unwrap_or(0),
-                };
-                offset_table.insert(message_queue(&topic, &broker_name, id), wrapper);
-            }
+        let mut queues = Vec::new();
+        for topic in &topics {
+            let Some(found) = inner.topics.find(topic) else { continue };
+            tps += inner.stats.got_per_second(group, topic);
+            queues
+                .extend((0..found.config.read_queue_nums).map(|id| found.queue(&inner.store, id)));
         }
+        let (broker, group) = (self.clone(), ByteString::from(group));
+        let offset_table = blocking(move || {
+            let broker_name = &broker.inner.options.read().broker_name;
+            let progress = queues.iter().map(|queue| {
+                let key = message_queue(queue.topic(), broker_name, queue.id());
+                (key, broker.progress(&group, queue))
+            });
+            progress.collect()
+        })
+        .await;
         ConsumeStats { offset_table, consume_tps: tps }
+    }
+
+    /// Returns how far a group is with a queue. It may wait for the disk.
+    fn progress(&self, group: &str, queue: &Queue) -> OffsetWrapper {
+        let (topic, id) = (queue.topic(), queue.id());
+        let offsets = &self.inner.offsets;
+        let consumed = offsets.query(group, topic, id).unwrap_or(0);
+        let pulled = offsets.query_pulled(group, topic, id).unwrap_or(0);
+        let last = if consumed > 0 { queue.stored_at(consumed - 1).ok().flatten() } else { None };
+        OffsetWrapper {
+            broker_offset: queue.max_offset(),
+            consumer_offset: consumed,
+            pull_offset: consumed.max(pulled),
+            last_timestamp: last.unwrap_or(0),
+        }
     }
 
     /// Returns the groups that consume the topic or have consumed it.

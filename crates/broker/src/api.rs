@@ -4,7 +4,7 @@
 //! decodes its protocol into these structs and maps each error enum to its own codes in one exhaustive `match`. An
 //! error has one variant for each thing the caller can do about it; its message says the cause and the cure.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -493,6 +493,16 @@ pub enum CommitError {
     /// TOPIC_NOT_EXIST.
     #[error("Topic {0} not exist!")]
     UnknownTopic(ByteString),
+    /// The queue is not one of the topic's, and the group has never had an offset of it. INVALID_PARAMETER.
+    #[error("queueId[{queue_id}] is illegal, topic[{topic}] has queues 0..{queues}")]
+    UnknownQueue {
+        /// The queue.
+        queue_id: i32,
+        /// The topic.
+        topic: ByteString,
+        /// How many queues it has.
+        queues: i32,
+    },
     /// A bound of the offset table. SYSTEM_ERROR.
     #[error("{0}")]
     Full(#[from] TableFull),
@@ -554,6 +564,8 @@ pub trait ClientChannel: Send + Sync {
     /// # Errors
     /// [`Gone`] when the connection is closed, or its outbox is full.
     fn push(&self, command: ClientCommand) -> Result<(), Gone>;
+    /// Ends the connection, and with it the session; never waits.
+    fn close(&self);
 }
 
 /// What the broker tells a client unasked.
@@ -584,9 +596,20 @@ pub enum HeartbeatError {
     /// The client named no id. INVALID_PARAMETER.
     #[error("the heartbeat carries no clientID")]
     NoClientId,
+    /// A name that is too long to be kept, or no text. INVALID_PARAMETER.
+    #[error("{0}")]
+    InvalidName(String),
     /// A bound of the client tables. SYSTEM_BUSY.
     #[error("{0}")]
     Full(#[from] TableFull),
+}
+
+/// Why queue locks were neither taken nor given up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LockError {
+    /// A name that is too long to be kept, or no text. INVALID_PARAMETER.
+    #[error("{0}")]
+    InvalidName(String),
 }
 
 /// Why there is nothing to say about the clients of a group.
@@ -656,6 +679,17 @@ pub enum GroupError {
     Full(#[from] TableFull),
 }
 
+/// Whose progress is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatsOf {
+    /// These topics, whatever the group subscribes to.
+    Listed(BTreeSet<ByteString>),
+    /// This one, unless the group subscribes to others only.
+    One(ByteString),
+    /// All that the group has consumed, and still subscribes to if it is connected.
+    Consumed,
+}
+
 /// Why a change of the configuration was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -675,7 +709,7 @@ pub enum ConfigError {
         /// The value.
         value: String,
         /// What would fit.
-        expected: &'static str,
+        expected: String,
     },
 }
 

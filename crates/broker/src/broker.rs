@@ -21,17 +21,19 @@ use wire::{
         group::{ConsumerOffsetTable, SubscriptionGroupConfig, SubscriptionGroupTable},
         topic::{TopicConfig, TopicConfigTable},
     },
+    names,
     properties::{self, name},
 };
 
 use crate::{
     Live, Options,
     api::{
-        ClientsError, CommitError, Committed, GroupError, IfUnknown, OffsetError, ResetError,
-        ResetTo, SubscriptionError, TopicError,
+        ClientsError, CommitError, Committed, GroupError, IfUnknown, LockError, OffsetError,
+        ResetError, ResetTo, SubscriptionError, TopicError,
     },
     blocking,
     clients::Clients,
+    config::Config,
     delay::{DelayLevels, DelayOffsetTable},
     filter::is_tag_type,
     groups::Groups,
@@ -57,6 +59,7 @@ pub struct Broker {
 
 pub(crate) struct Inner {
     pub(crate) options: Live<Options>,
+    pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) env: Env,
     pub(crate) topics: Topics,
@@ -166,6 +169,7 @@ impl Broker {
             offset_table,
             due: Mutex::default(),
             options: Live::new(options),
+            config: Config::new(env.clock.now()),
             store,
             env,
         });
@@ -187,8 +191,8 @@ impl Broker {
     }
 
     /// Returns the options as they are now.
-    pub fn options(&self) -> Options {
-        self.inner.options.read().clone()
+    pub fn options(&self) -> Arc<Options> {
+        self.inner.options.read()
     }
 
     /// Returns how long a send waits for the device under `SYNC_FLUSH`.
@@ -223,8 +227,7 @@ impl Broker {
         let due = self.due().take(time, &inner.options.read());
         let is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
         if due.clients {
-            let options = inner.options.read().clone();
-            inner.clients.tick(time, &options, &inner.groups);
+            inner.clients.tick(time, &inner.options.read(), &inner.groups);
         }
         if due.sample {
             inner.locks.release_expired(time);
@@ -334,8 +337,16 @@ impl Broker {
         if inner.groups.get(group).is_none() {
             return Err(CommitError::UnknownGroup(group.into()));
         }
-        if inner.topics.find(topic).is_none() {
+        let Some(found) = inner.topics.find(topic) else {
             return Err(CommitError::UnknownTopic(topic.into()));
+        };
+        let queues = found.config.read_queue_nums.max(found.config.write_queue_nums);
+        // What a group was given before a topic lost queues may still move.
+        let is_known = (0..queues).contains(&queue_id)
+            || inner.offsets.query(group, topic, queue_id).is_some();
+        if !is_known {
+            let topic = topic.into();
+            return Err(CommitError::UnknownQueue { queue_id, topic, queues });
         }
         if inner.options.read().use_server_side_reset_offset
             && inner.offsets.is_reset(group, topic, queue_id)
@@ -485,20 +496,21 @@ impl Broker {
     }
 
     /// Takes or renews queue locks for a client; returns those among `queues` that it holds now.
+    ///
+    /// # Errors
+    /// See [`LockError`]; no lock is taken then.
     pub fn lock_queues(
         &self,
         group: &str,
         client_id: &str,
         queues: Vec<MessageQueue>,
-    ) -> Vec<MessageQueue> {
+    ) -> Result<Vec<MessageQueue>, LockError> {
+        check_lock_names(group, client_id, &queues)?;
         let now = self.inner.env.clock.monotonic();
         let keys = queues.iter().map(|queue| (queue.topic.as_str(), queue.queue_id));
         let held = self.inner.locks.lock(now, group, client_id, keys);
-        queues
-            .into_iter()
-            .zip(held)
-            .filter_map(|(queue, is_held)| is_held.then_some(queue))
-            .collect()
+        let held = queues.into_iter().zip(held).filter_map(|(queue, held)| held.then_some(queue));
+        Ok(held.collect())
     }
 
     /// Gives up the queue locks among `queues` that the client holds.
@@ -617,6 +629,20 @@ impl Broker {
     pub fn groups(&self) -> Arc<SubscriptionGroupTable> {
         self.inner.groups.table()
     }
+}
+
+/// Says whether these names may be kept as those of locks.
+fn check_lock_names(
+    group: &str,
+    client_id: &str,
+    queues: &[MessageQueue],
+) -> Result<(), LockError> {
+    let topics = queues.iter().map(|queue| ("topic", queue.topic.as_str()));
+    [("group", group), ("clientId", client_id)]
+        .into_iter()
+        .chain(topics)
+        .try_for_each(|(what, name)| names::check_client_name(what, name))
+        .map_err(|bad| LockError::InvalidName(bad.to_string()))
 }
 
 /// The topics of each group, which the original writes too and never reads.

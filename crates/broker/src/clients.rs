@@ -1,7 +1,8 @@
 //! Clients: who is connected, in which groups, subscribed to what.
 //!
 //! A connection is a [`Session`]; its heartbeats put it into producer and consumer groups, and dropping it takes it out
-//! of all of them. A client that sends no heartbeat for `channelExpiredTimeout` is taken out too. When the members of a
+//! of all of them. A client that sends no heartbeat for `channelExpiredTimeout` is taken out and its connection closed,
+//! as in the original, so a session knows no group for long that does not know it. When the members of a
 //! consumer group or their topics change, the members are told at most once a second, so that a thousand consumers that
 //! start together cost a thousand messages each second and not a million at once.
 //!
@@ -17,9 +18,12 @@ use std::{
 
 use bytestring::ByteString;
 
-use wire::body::client::{
-    Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData,
-    MessageModel, ProducerConnection, SubscriptionData,
+use wire::{
+    body::client::{
+        Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData,
+        MessageModel, ProducerConnection, SubscriptionData,
+    },
+    names,
 };
 
 use crate::{
@@ -205,7 +209,13 @@ impl Clients {
     pub(crate) fn tick(&self, now: Duration, options: &Options, groups: &Groups) {
         let expiry = Duration::from_millis(options.channel_expired_timeout);
         let mut expired = 0;
-        let is_alive = |member: &Member| now.saturating_sub(member.seen_at) <= expiry;
+        let is_alive = |member: &Member| {
+            let is_alive = now.saturating_sub(member.seen_at) <= expiry;
+            if !is_alive {
+                member.channel.close();
+            }
+            is_alive
+        };
         self.producers().retain(|_, members| {
             let before = members.len();
             members.retain(|_, member| is_alive(member));
@@ -480,6 +490,40 @@ impl Broker {
     }
 }
 
+/// Most bytes of an expression with its tags: a subscription is kept for as long as its group is.
+const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+
+/// Refuses a heartbeat whose names are too long to be kept, or no text.
+fn check_names(data: &HeartbeatData) -> Result<(), HeartbeatError> {
+    if data.client_id.is_empty() {
+        return Err(HeartbeatError::NoClientId);
+    }
+    let consumers = &data.consumer_data_set;
+    let subscriptions = || consumers.iter().flat_map(|data| &data.subscription_data_set);
+    let ids = [("clientID", data.client_id.as_str())].into_iter();
+    let consuming = consumers.iter().map(|data| ("group", data.group_name.as_str()));
+    let producing = data.producer_data_set.iter().map(|data| ("group", data.group_name.as_str()));
+    let topics = subscriptions().map(|data| ("topic", data.topic.as_str()));
+    let kinds = subscriptions().map(|data| ("expressionType", data.expression_type.as_str()));
+    ids.chain(consuming)
+        .chain(producing)
+        .chain(topics)
+        .chain(kinds)
+        .try_for_each(|(what, name)| names::check_client_name(what, name))
+        .map_err(|bad| HeartbeatError::InvalidName(bad.to_string()))?;
+    for data in subscriptions() {
+        let tags: usize = data.tags_set.iter().map(String::len).sum();
+        let bytes = data.sub_string.len() + tags + data.code_set.len() * size_of::<i32>();
+        if bytes > EXPRESSION_BYTES_MAX {
+            return Err(HeartbeatError::InvalidName(format!(
+                "the subscription to {} has {bytes} bytes, allowed are {EXPRESSION_BYTES_MAX}",
+                data.topic
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Session {
     /// Takes a heartbeat: the client is in these groups, with these subscriptions.
     ///
@@ -493,9 +537,7 @@ impl Session {
         let inner = &self.broker.inner;
         let options = inner.options.read();
         let client_id = ByteString::from(data.client_id.as_str());
-        if client_id.is_empty() {
-            return Err(HeartbeatError::NoClientId);
-        }
+        check_names(&data)?;
         let joining = Joining {
             channel: &self.channel,
             cx,

@@ -1,63 +1,101 @@
 //! The broker's options as keys and values: shown to administrators, and changed by them where that is safe.
 //!
-//! One table names every key, how it is written and, if it may change while the broker runs, how it is read. A key
-//! without a reader is fixed: names, addresses and bounds that tables were built with.
+//! One table names every key, how it is written and, if it may change while the broker runs, what is allowed. A key
+//! without that is fixed: names, addresses and bounds that tables were built with. What has changed is kept for the next
+//! start by whoever composed the broker and knows its files ([`KeepConfig`]). (Java: `Configuration`)
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    ops::RangeInclusive,
+    str::FromStr,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
-use crate::{Broker, Options, api::ConfigError};
+use wire::body::DataVersion;
+
+use crate::{Broker, Options, api::ConfigError, blocking};
 
 /// Keys that no one changes over the wire, whatever the configuration says (Java: `AdminBrokerProcessor`).
 const BLACK_LIST: [&str; 3] = ["brokerConfigPath", "rocketmqHome", "configBlackList"];
 
-/// Sets an option from a value, or says what would fit.
-type Reader = fn(&mut Options, &str) -> Result<(), &'static str>;
+/// Writes changed keys where the next start reads them, or says why it does not.
+pub type KeepConfig = Box<dyn Fn(&BTreeMap<String, String>) -> Result<(), String> + Send + Sync>;
+
+/// What belongs to the configuration beside the options themselves.
+pub(crate) struct Config {
+    /// Its lock is held while options are changed.
+    version: Mutex<DataVersion>,
+    keep: OnceLock<KeepConfig>,
+}
+
+impl Config {
+    pub(crate) fn new(now: env::Millis) -> Config {
+        let version = DataVersion { timestamp: now, ..DataVersion::default() };
+        Config { version: Mutex::new(version), keep: OnceLock::new() }
+    }
+}
 
 struct Key {
     name: &'static str,
     write: fn(&Options) -> String,
-    read: Option<Reader>,
+    change: Option<Change>,
+}
+
+/// How a live key is read.
+#[derive(Clone, Copy)]
+struct Change {
+    /// Sets the option; false when the value is not allowed.
+    read: fn(&mut Options, &str) -> bool,
+    /// Says what is.
+    allowed: fn() -> String,
 }
 
 /// `live` keys may change while the broker runs, `fixed` ones not.
 macro_rules! keys {
-    ($(live $live:literal $live_field:ident $expected:literal $check:expr;)* $(fixed $fixed:literal $fixed_field:ident;)*) => {
+    ($(live $live:literal $live_field:ident $allowed:expr;)* $(fixed $fixed:literal $fixed_field:ident;)*) => {
         &[
             $(Key {
                 name: $live,
                 write: |options| options.$live_field.to_string(),
-                read: Some(|options, value| parse(&mut options.$live_field, value, $check, $expected)),
+                change: Some(Change {
+                    read: |options, value| $allowed.read(&mut options.$live_field, value),
+                    allowed: || Allowed::text(&$allowed),
+                }),
             },)*
             $(Key {
                 name: $fixed,
                 write: |options| options.$fixed_field.to_string(),
-                read: None,
+                change: None,
             },)*
         ]
     };
 }
 
+const DAY_MS: u64 = 86_400_000;
+
+// What is allowed here is what a file may say: the binary has a test for it.
 const KEYS: &[Key] = keys! {
-    live "brokerPermission" broker_permission "2, 4 or 6" |value| matches!(value, 2 | 4 | 6);
-    live "autoCreateTopicEnable" auto_create_topic_enable "true or false" any;
-    live "autoCreateSubscriptionGroup" auto_create_subscription_group "true or false" any;
-    live "rejectTransactionMessage" reject_transaction_message "true or false" any;
-    live "startAcceptSendRequestTimeStamp" start_accept_send_at "ms since the epoch" any;
-    live "longPollingEnable" long_polling_enable "true or false" any;
-    live "shortPollingTimeMills" short_polling_time "ms, from 1" |value| *value > 0;
-    live "litePullMessageEnable" lite_pull_message_enable "true or false" any;
-    live "rejectPullConsumerEnable" reject_pull_consumer_enable "true or false" any;
-    live "slaveReadEnable" slave_read_enable "true or false" any;
-    live "maxTransferBytesOnMessageInMemory" transfer_bytes_in_memory_max "bytes, up to 64 MiB" |value| *value <= TRANSFER_BYTES_MAX;
-    live "maxTransferCountOnMessageInMemory" transfer_count_in_memory_max "1 to 1024" |value| (1..=1024).contains(value);
-    live "maxTransferBytesOnMessageInDisk" transfer_bytes_on_disk_max "bytes, up to 64 MiB" |value| *value <= TRANSFER_BYTES_MAX;
-    live "maxTransferCountOnMessageInDisk" transfer_count_on_disk_max "1 to 1024" |value| (1..=1024).contains(value);
-    live "accessMessageInMemoryMaxRatio" in_memory_ratio "percent, 1 to 100" |value| (1..=100).contains(value);
-    live "maxFilterMessageSize" filter_message_size_max "bytes, up to 1 MiB" |value| *value <= 1 << 20;
-    live "notifyConsumerIdsChangedEnable" notify_consumer_ids_changed_enable "true or false" any;
-    live "channelExpiredTimeout" channel_expired_timeout "ms, from 1000" |value| *value >= 1_000;
-    live "flushConsumerOffsetInterval" flush_consumer_offset_interval "ms, from 100" |value| *value >= 100;
-    live "useServerSideResetOffset" use_server_side_reset_offset "true or false" any;
+    live "brokerPermission" broker_permission 0..=6;
+    live "autoCreateTopicEnable" auto_create_topic_enable Bool;
+    live "autoCreateSubscriptionGroup" auto_create_subscription_group Bool;
+    live "rejectTransactionMessage" reject_transaction_message Bool;
+    live "startAcceptSendRequestTimeStamp" start_accept_send_at 0..=i64::MAX;
+    live "longPollingEnable" long_polling_enable Bool;
+    live "shortPollingTimeMills" short_polling_time 0..=DAY_MS;
+    live "litePullMessageEnable" lite_pull_message_enable Bool;
+    live "rejectPullConsumerEnable" reject_pull_consumer_enable Bool;
+    live "slaveReadEnable" slave_read_enable Bool;
+    live "maxTransferBytesOnMessageInMemory" transfer_bytes_in_memory_max 1..=16_000_000;
+    live "maxTransferCountOnMessageInMemory" transfer_count_in_memory_max 1..=100_000;
+    live "maxTransferBytesOnMessageInDisk" transfer_bytes_on_disk_max 1..=16_000_000;
+    live "maxTransferCountOnMessageInDisk" transfer_count_on_disk_max 1..=100_000;
+    live "accessMessageInMemoryMaxRatio" in_memory_ratio 0..=100;
+    live "maxFilterMessageSize" filter_message_size_max 20..=1_048_576;
+    live "notifyConsumerIdsChangedEnable" notify_consumer_ids_changed_enable Bool;
+    live "channelExpiredTimeout" channel_expired_timeout 1_000..=DAY_MS;
+    live "flushConsumerOffsetInterval" flush_consumer_offset_interval 100..=DAY_MS;
+    live "useServerSideResetOffset" use_server_side_reset_offset Bool;
     fixed "brokerName" broker_name;
     fixed "brokerClusterName" cluster_name;
     fixed "brokerId" broker_id;
@@ -81,21 +119,48 @@ const KEYS: &[Key] = keys! {
     fixed "parkedPullsMax" parked_pulls_max;
 };
 
-/// A pull answers from one outbound buffer: no administrator's typing slip may make it a gigabyte.
-const TRANSFER_BYTES_MAX: usize = 64 << 20;
-
-fn any<T>(_: &T) -> bool {
-    true
+/// What values a live key takes.
+trait Allowed<T> {
+    fn read(&self, field: &mut T, value: &str) -> bool;
+    fn text(&self) -> String;
 }
 
-fn parse<T: FromStr>(
-    field: &mut T,
-    value: &str,
-    is_allowed: impl Fn(&T) -> bool,
-    expected: &'static str,
-) -> Result<(), &'static str> {
-    *field = value.trim().parse().ok().filter(is_allowed).ok_or(expected)?;
-    Ok(())
+impl<T: FromStr + PartialOrd + Display> Allowed<T> for RangeInclusive<T> {
+    fn read(&self, field: &mut T, value: &str) -> bool {
+        let value = value.parse().ok().filter(|value| self.contains(value));
+        value.map(|value| *field = value).is_some()
+    }
+
+    fn text(&self) -> String {
+        format!("a number from {} to {}", self.start(), self.end())
+    }
+}
+
+struct Bool;
+
+impl Allowed<bool> for Bool {
+    fn read(&self, field: &mut bool, value: &str) -> bool {
+        let value = value.to_ascii_lowercase().parse().ok();
+        value.map(|value| *field = value).is_some()
+    }
+
+    fn text(&self) -> String {
+        "true or false".into()
+    }
+}
+
+/// Returns the keys that may change while the broker runs, each with what is allowed.
+pub fn live_keys() -> impl Iterator<Item = (&'static str, String)> {
+    KEYS.iter().filter_map(|key| Some((key.name, (key.change?.allowed)())))
+}
+
+/// What became of a change of the configuration, beside that it is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The next start has it too.
+    Yes,
+    /// It is lost with the next start, for this reason.
+    No(String),
 }
 
 impl Broker {
@@ -111,36 +176,75 @@ impl Broker {
         config
     }
 
-    /// Changes options: all of them or, on the first error, none. A change of permission counts as one of the topics,
-    /// so that it is registered at once.
+    /// Returns which state of the configuration is in force; it counts changes since the start.
+    pub fn config_version(&self) -> DataVersion {
+        *self.inner.config.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has changes of the configuration kept for the next start; to be called once, before the first change.
+    pub fn keep_config_with(&self, keep: KeepConfig) {
+        let is_first = self.inner.config.keep.set(keep).is_ok();
+        debug_assert!(is_first, "one place keeps the configuration");
+    }
+
+    /// Changes options: all of them or, on the first error, none; and has them kept for the next start if that can be. A
+    /// change of permission counts as one of the topics, so that it is registered at once.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn update_config(&self, changes: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-        let mut options = self.inner.options.write();
-        let mut changed = options.clone();
+    pub async fn update_config(
+        &self,
+        mut changes: BTreeMap<String, String>,
+    ) -> Result<Kept, ConfigError> {
+        let broker = self.clone();
+        changes.values_mut().for_each(|value| *value = value.trim().to_owned());
+        blocking(move || broker.update_config_blocking(&changes)).await
+    }
+
+    fn update_config_blocking(
+        &self,
+        changes: &BTreeMap<String, String>,
+    ) -> Result<Kept, ConfigError> {
+        let inner = &*self.inner;
+        let mut version = inner.config.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = inner.options.read();
+        let mut changed = (*options).clone();
         for (name, value) in changes {
             let is_listed = options.config_black_list.iter().any(|listed| listed == name);
             if is_listed || BLACK_LIST.contains(&name.as_str()) {
                 return Err(ConfigError::Forbidden(name.clone()));
             }
             let known = KEYS.iter().find(|key| key.name == name);
-            let Some(read) = known.and_then(|key| key.read) else {
+            let Some(change) = known.and_then(|key| key.change) else {
                 return Err(ConfigError::Fixed(name.clone()));
             };
-            read(&mut changed, value).map_err(|expected| ConfigError::Invalid {
-                key: name.clone(),
-                value: value.clone(),
-                expected,
-            })?;
+            if !(change.read)(&mut changed, value) {
+                return Err(ConfigError::Invalid {
+                    key: name.clone(),
+                    value: value.clone(),
+                    expected: (change.allowed)(),
+                });
+            }
         }
         let is_permission = options.broker_permission != changed.broker_permission;
-        *options = changed;
-        drop(options);
+        inner.options.set(changed);
+        version.advance(inner.env.clock.now());
         if is_permission {
-            self.inner.topics.touch();
+            inner.topics.touch();
         }
-        tracing::info!(?changes, "configuration changed");
-        Ok(())
+        let kept = match inner.config.keep.get() {
+            Some(keep) => keep(changes),
+            None => Err("the broker was started without a configuration file (-c FILE)".into()),
+        };
+        match kept {
+            Ok(()) => {
+                tracing::info!(?changes, "configuration changed");
+                Ok(Kept::Yes)
+            }
+            Err(reason) => {
+                tracing::warn!(?changes, reason, "configuration changed until the next start");
+                Ok(Kept::No(reason))
+            }
+        }
     }
 }

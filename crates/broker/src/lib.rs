@@ -29,11 +29,12 @@ mod unique_key;
 
 pub use broker::{Broker, OpenError};
 pub use clients::Session;
+pub use config::{KeepConfig, Kept, live_keys};
 pub use delay::DelayOffsetTable;
 pub use options::{DELAY_LEVELS, Options, parse_delay_levels};
 pub use store::Boundary;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Runs what may wait for a disk on tokio's pool for that.
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
@@ -44,19 +45,20 @@ async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) 
     }
 }
 
-/// A value that many read and few change, for a moment each; a panic elsewhere does not make it unreadable.
-struct Live<T>(RwLock<T>);
+/// A value that many read and few change. Readers share what is current when they ask and hold up nobody, however long
+/// they keep it; whoever changes it puts another in its place.
+struct Live<T>(RwLock<Arc<T>>);
 
 impl<T> Live<T> {
     fn new(value: T) -> Live<T> {
-        Live(RwLock::new(value))
+        Live(RwLock::new(Arc::new(value)))
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> Arc<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }
 }

@@ -50,8 +50,9 @@ impl Locks {
             groups.release_expired(now, self.lease);
         }
         let Groups { by_name, count } = &mut *groups;
-        let group = by_name.entry(group.into()).or_default();
-        queues
+        let name = group;
+        let group = by_name.entry(name.into()).or_default();
+        let held = queues
             .into_iter()
             .map(|(topic, queue_id)| match group.get_mut(&(topic.into(), queue_id)) {
                 Some(lock) if &*lock.holder == client || lock.is_expired(now, self.lease) => {
@@ -70,7 +71,11 @@ impl Locks {
                     true
                 }
             })
-            .collect()
+            .collect();
+        if group.is_empty() {
+            by_name.remove(name);
+        }
+        held
     }
 
     /// Gives up the locks among `queues` that `client` holds.
@@ -166,6 +171,15 @@ mod tests {
         assert!(lock(&locks, 61, "a", 2), "the first has ended and makes room");
         assert!(locks.is_any_held(Duration::from_secs(61), "g"));
         assert!(!locks.is_any_held(Duration::from_secs(200), "g"));
+    }
+
+    #[test]
+    fn a_group_without_locks_leaves_nothing() {
+        let locks = Locks::new(LEASE, 1);
+        assert!(locks.lock(Duration::ZERO, "empty", "a", []).is_empty());
+        assert!(lock(&locks, 0, "a", 0));
+        assert_eq!(locks.lock(Duration::ZERO, "late", "a", [("t", 1)]), [false]);
+        assert_eq!(locks.groups.lock().unwrap().by_name.len(), 1);
     }
 
     proptest! {

@@ -67,13 +67,14 @@ impl Offsets {
     /// Returns the offset to consume from: a pending reset, or what was committed last.
     pub(crate) fn query(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         let at = self.progress(group, topic, queue_id)?;
-        at.reset.or(at.committed)
+        // Some client may commit a negative offset: it means none.
+        at.reset.or(at.committed).filter(|offset| *offset >= 0)
     }
 
     /// Returns where the group pulls next, if it has pulled since the broker started, else [`Offsets::query`].
     pub(crate) fn query_pulled(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         let at = self.progress(group, topic, queue_id)?;
-        at.pulled.or(at.reset).or(at.committed)
+        at.pulled.or(at.reset).or(at.committed).filter(|offset| *offset >= 0)
     }
 
     /// Says whether a reset waits for a pull.

@@ -52,6 +52,10 @@ pub const RETRY_TOPIC_LEN_MAX: usize = 255;
 /// Longest group, in characters: its retry topic must fit too.
 pub const GROUP_LEN_MAX: usize = 120;
 
+/// Longest name that a client gives itself or a group that it only speaks of, in bytes: clients let groups have 255
+/// characters, and compose their ids of an address, a process and what the user adds.
+pub const CLIENT_NAME_LEN_MAX: usize = 512;
+
 /// Topics of the server itself, without those named after cluster and broker.
 pub const SYSTEM_TOPICS: [&str; 12] = [
     AUTO_CREATE_TOPIC,
@@ -96,6 +100,9 @@ pub enum BadName {
         "The specified {0}: {1}, contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
     )]
     Illegal(&'static str, String),
+    /// Characters that would break a line of a log or of a table.
+    #[error("The specified {0}: {1}, contains control characters")]
+    Control(&'static str, String),
     /// More characters than allowed.
     #[error("The specified {0}: {1}, is longer than {0} max length: {2}")]
     TooLong(&'static str, String, usize),
@@ -104,6 +111,18 @@ pub enum BadName {
         "The specified topic is DLQ or Retry topic: {0}, and it's longer than topic max length: 255"
     )]
     RetryTooLong(String),
+}
+
+/// Whether a client may call itself, or a group of producers, so: any text without control characters.
+pub fn check_client_name(what: &'static str, name: &str) -> Result<(), BadName> {
+    if name.len() > CLIENT_NAME_LEN_MAX {
+        let begin = name.chars().take(32).collect::<String>() + "...";
+        return Err(BadName::TooLong(what, begin, CLIENT_NAME_LEN_MAX));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(BadName::Control(what, name.escape_debug().to_string()));
+    }
+    Ok(())
 }
 
 /// Whether every character is one that topics and groups may hold.

@@ -120,7 +120,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "maxTransferBytesOnMessageInDisk" broker.transfer_bytes_on_disk_max = Int(1, 16_000_000), "Bytes of one pull further back.";
     RocketMq "maxTransferCountOnMessageInDisk" broker.transfer_count_on_disk_max = Int(1, 100_000), "Messages of one pull further back.";
     Common "accessMessageInMemoryMaxRatio" broker.in_memory_ratio = Int(0, 100), "Percent of the machine's memory that counts as near the end of the log.";
-    RocketMq "maxFilterMessageSize" broker.filter_message_size_max = Int(20, INT_MAX), "Bytes of queue entries that one filtered pull looks at.";
+    RocketMq "maxFilterMessageSize" broker.filter_message_size_max = Int(20, 1 << 20), "Bytes of queue entries that one filtered pull looks at.";
     RocketMq "notifyConsumerIdsChangedEnable" broker.notify_consumer_ids_changed_enable = Bool, "Tells consumers when their group changes.";
     RocketMq "channelExpiredTimeout" broker.channel_expired_timeout = Int(1_000, DAY_MS as i64), "Milliseconds a client without heartbeat stays.";
     RocketMq "flushConsumerOffsetInterval" broker.flush_consumer_offset_interval = Int(100, DAY_MS as i64), "Milliseconds between writes of `consumerOffset.json`.";
@@ -251,6 +251,14 @@ mod tests {
                 key.name
             );
             assert_eq!(is_original(key.name), key.origin != Origin::Own, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn what_may_be_changed_at_run_time_is_what_a_file_may_say() {
+        for (name, allowed) in broker::live_keys() {
+            let key = find(name).unwrap_or_else(|| panic!("{name} is no key"));
+            assert_eq!((key.allowed)(), allowed, "{name}");
         }
     }
 

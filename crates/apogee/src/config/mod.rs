@@ -5,6 +5,7 @@
 //! where it stands and what is allowed; a key that means nothing here is kept, and reported once.
 
 mod form;
+mod keeper;
 mod keys;
 pub(crate) mod page;
 mod properties;
@@ -14,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use keeper::Keeper;
 pub(crate) use keys::{KEYS, Origin};
 
 /// Options of every part of the process.

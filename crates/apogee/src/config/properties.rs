@@ -4,6 +4,8 @@
 //! the first `=`, `:` or blank that is not escaped; `\t \n \r \f \uXXXX` are characters, any other escaped one is itself.
 //! Text is UTF-8 (Java: ISO 8859-1, which differs only beyond ASCII).
 
+use std::ops::Range;
+
 /// One key with its value and the line where it began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pair {
@@ -15,21 +17,49 @@ pub(crate) struct Pair {
 
 /// Reads all pairs, in their order; a key that comes twice is there twice.
 pub(crate) fn parse(text: &str) -> Vec<Pair> {
+    logical_lines(text).into_iter().map(|(pair, _)| pair).collect()
+}
+
+/// Returns `text` with another value of a key: in place of the last one that it has, or else at its end. Neither key nor
+/// value may need an escape.
+pub(crate) fn with(text: &str, key: &str, value: &str) -> String {
+    match logical_lines(text).into_iter().rfind(|(pair, _)| pair.key == key) {
+        Some((_, span)) => {
+            format!("{}{key}={value}{}", &text[..span.start], &text[span.end..])
+        }
+        None if text.is_empty() || text.ends_with('\n') => format!("{text}{key}={value}\n"),
+        None => format!("{text}\n{key}={value}\n"),
+    }
+}
+
+/// Reads all pairs, each with the bytes of its lines, without the end of the last one.
+fn logical_lines(text: &str) -> Vec<(Pair, Range<usize>)> {
     let mut pairs = Vec::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((at, natural)) = lines.next() {
+    let mut end = 0;
+    let lines = text.split_inclusive('\n').map(|natural| {
+        let start = end;
+        end += natural.len();
+        let natural = natural.strip_suffix('\n').unwrap_or(natural);
+        let natural = natural.strip_suffix('\r').unwrap_or(natural);
+        (start, natural)
+    });
+    let mut lines = lines.enumerate();
+    while let Some((at, (begin, natural))) = lines.next() {
         let start = natural.trim_start_matches(BLANKS);
         if start.is_empty() || start.starts_with(['#', '!']) {
             continue;
         }
+        let mut span = begin..begin + natural.len();
         let mut logical = start.to_owned();
         while ends_escaped(&logical) {
             logical.pop();
-            let Some((_, next)) = lines.next() else { break };
+            let Some((_, (begin, next))) = lines.next() else { break };
+            span.end = begin + next.len();
             logical.push_str(next.trim_start_matches(BLANKS));
         }
         let (key, value) = split(&logical);
-        pairs.push(Pair { key: unescape(key), value: unescape(value), line: at + 1 });
+        let pair = Pair { key: unescape(key), value: unescape(value), line: at + 1 };
+        pairs.push((pair, span));
     }
     pairs
 }
@@ -113,6 +143,14 @@ mod tests {
     #[test]
     fn a_line_goes_on_after_a_backslash_that_is_not_escaped() {
         check("a=1\\\n   2\nb=x\\\\\nc=\\\n", &[("a", "12", 1), ("b", "x\\", 3), ("c", "", 4)]);
+    }
+
+    #[test]
+    fn only_the_line_of_a_changed_key_changes() {
+        assert_eq!(with("# c\r\na = 1\\\n  2\r\nb=1\n", "a", "3"), "# c\r\na=3\r\nb=1\n");
+        assert_eq!(with("a=1\n a:2", "a", "3"), "a=1\na=3", "the last one is in force");
+        assert_eq!(with("b=1", "a", "3"), "b=1\na=3\n");
+        assert_eq!(with("#a=1\n", "a", "3"), "#a=1\na=3\n");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use wire::body::{
         ConsumeType, ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData,
     },
     group::SubscriptionGroupConfig,
+    topic::TopicConfig,
 };
 
 use crate::world::{Client, World, caller, from, now, tagged, to};
@@ -121,16 +122,49 @@ fn clients_that_come_and_go_at_once_do_not_lock_each_other_out() {
 }
 
 #[test]
-fn a_client_that_falls_silent_is_taken_out() {
+fn a_client_that_falls_silent_is_taken_out_and_its_connection_closed() {
     let world = World::new();
-    let session = world.broker.connect(Client::new(1));
+    let client = Client::new(1);
+    let session = world.broker.connect(client.clone());
     beat(&session, "c1");
     world.pass(Duration::from_secs(119));
-    assert!(world.broker.consumer_ids("g").is_ok());
+    assert!(world.broker.consumer_ids("g").is_ok() && !client.is_closed());
     world.pass(Duration::from_secs(2));
-    assert!(world.broker.consumer_ids("g").is_err());
+    assert!(world.broker.consumer_ids("g").is_err() && client.is_closed());
+    // What was under way on the connection when it closed.
     beat(&session, "c1");
     assert!(world.broker.consumer_ids("g").is_ok());
+}
+
+#[test]
+fn names_that_cannot_be_kept_are_refused_by_what_they_are() {
+    let world = World::new();
+    let session = world.broker.connect(Client::new(1));
+    let refusal = |data| match session.heartbeat(&caller(), data) {
+        Err(HeartbeatError::InvalidName(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    };
+    let producer = |name: &str| HeartbeatData {
+        client_id: "c".into(),
+        producer_data_set: vec![ProducerData { group_name: name.into() }],
+        ..HeartbeatData::default()
+    };
+    assert!(session.heartbeat(&caller(), producer(&"p".repeat(255))).is_ok());
+    let said = refusal(producer(&"p".repeat(10_000)));
+    assert!(said.contains("group: ppp") && said.contains("512") && said.len() < 200, "{said}");
+    assert!(
+        refusal(producer(
+            "a
+b"
+        ))
+        .contains(r"group: a\nb, contains control")
+    );
+    assert!(refusal(heartbeat(&"c".repeat(513), vec![])).contains("clientID"));
+    let long = subscription(&"t".repeat(600), "*", 1);
+    assert!(refusal(heartbeat("c", vec![long])).contains("topic: ttt"));
+    let long = subscription("t", &"x".repeat(70_000), 1);
+    assert!(refusal(heartbeat("c", vec![long])).contains("subscription to t has 70"));
+    assert!(world.broker.consumer_ids("g").is_err(), "nothing of a refused heartbeat is taken");
 }
 
 #[test]
@@ -304,10 +338,46 @@ fn queue_locks_are_leases() {
     let world = World::new();
     let queue =
         |id| wire::body::MessageQueue { topic: "t".into(), broker_name: "b".into(), queue_id: id };
-    assert_eq!(world.broker.lock_queues("g", "c1", vec![queue(0), queue(1)]).len(), 2);
-    assert_eq!(world.broker.lock_queues("g", "c2", vec![queue(1), queue(2)]), [queue(2)]);
+    let lock = |client: &str, ids: &[i32]| -> Vec<i32> {
+        let queues = ids.iter().copied().map(queue).collect();
+        let held = world.broker.lock_queues("g", client, queues).unwrap();
+        held.iter().map(|queue| queue.queue_id).collect()
+    };
+    assert_eq!(lock("c1", &[0, 1]), [0, 1]);
+    assert_eq!(lock("c2", &[1, 2]), [2]);
     world.clock.advance(Duration::from_secs(61));
-    assert_eq!(world.broker.lock_queues("g", "c2", vec![queue(1)]), [queue(1)]);
+    assert_eq!(lock("c2", &[1]), [1]);
     world.broker.unlock_queues("g", "c2", &[queue(1)]);
-    assert_eq!(world.broker.lock_queues("g", "c3", vec![queue(1)]), [queue(1)]);
+    assert_eq!(lock("c3", &[1]), [1]);
+    let long = "x".repeat(600);
+    for (group, client) in [(long.as_str(), "c"), ("g", long.as_str()), ("g\0", "c")] {
+        assert!(world.broker.lock_queues(group, client, vec![queue(3)]).is_err());
+    }
+    let long = wire::body::MessageQueue { topic: long, ..queue(3) };
+    assert!(world.broker.lock_queues("g", "c", vec![queue(3), long]).is_err());
+    assert_eq!(lock("c4", &[3]), [3], "a refused request locks nothing");
+}
+
+#[test]
+fn offsets_are_kept_for_queues_that_a_topic_has_or_had() {
+    let world = World::new();
+    world.send_many("t", 1, 1);
+    world.pull(from("t", 0)).unwrap();
+    let commit = |queue_id, offset| world.broker.commit_offset("g", "t", queue_id, offset);
+    assert_eq!(commit(3, 1), Ok(Committed::Stored));
+    for id in [4, -1, i32::MAX] {
+        let refused = commit(id, 1).unwrap_err();
+        assert!(refused.to_string().ends_with("queues 0..4"), "{refused}");
+    }
+    let fewer = TopicConfig {
+        read_queue_nums: 1,
+        write_queue_nums: 1,
+        ..(*world.broker.topic("t").unwrap()).clone()
+    };
+    world.broker.create_topics(vec![fewer]).unwrap();
+    assert_eq!(commit(3, 2), Ok(Committed::Stored), "what the group has may move");
+    assert!(commit(2, 1).is_err());
+    commit(0, -7).unwrap();
+    let query = now(world.broker.consumer_offset("g", "t", 0, IfUnknown::NotFound));
+    assert_eq!(query, Err(OffsetError::NotFoundNoZero), "a negative offset is none");
 }

@@ -1,8 +1,12 @@
 //! Administration: topics, figures, configuration, single messages.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use broker::api::*;
+use broker::{Kept, api::*};
 use wire::body::topic::TopicConfig;
 
 use crate::world::{World, from, now, to};
@@ -133,7 +137,7 @@ fn figures_of_topics_and_groups_are_true() {
     let first = stats.offset_table.values().next().unwrap();
     assert_eq!((stats.offset_table.len(), first.min_offset, first.max_offset), (4, 0, 5));
     assert_eq!(first.last_update_timestamp, crate::world::START);
-    let stats = runtime.block_on(world.broker.consume_stats("g", &[]));
+    let stats = runtime.block_on(world.broker.consume_stats("g", StatsOf::Consumed));
     let first = stats.offset_table.values().next().unwrap();
     assert_eq!((first.broker_offset, first.consumer_offset, first.pull_offset), (5, 2, 3));
     world.pass(Duration::from_secs(10));
@@ -168,19 +172,35 @@ fn messages_are_found_by_place_and_by_key() {
 #[test]
 fn options_change_where_that_is_safe() {
     let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let change = |key: &str, value: &str| {
-        world.broker.update_config(&BTreeMap::from([(key.to_owned(), value.to_owned())]))
+        let changes = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        runtime.block_on(world.broker.update_config(changes))
     };
+    let version = world.broker.config_version();
     let mut changes = world.broker.topics_changed();
     changes.mark_unchanged();
-    change("brokerPermission", "4").unwrap();
+    assert!(matches!(change("brokerPermission", "4"), Ok(Kept::No(_))));
+    assert_eq!(world.broker.config_version().counter, version.counter + 1);
     assert!(changes.has_changed().unwrap(), "permission is registered");
     assert_eq!(world.broker.config()["brokerPermission"], "4");
     assert!(matches!(change("brokerPermission", "9"), Err(ConfigError::Invalid { .. })));
+    assert!(matches!(
+        change("shortPollingTimeMills", "99999999999"),
+        Err(ConfigError::Invalid { .. })
+    ));
     assert!(matches!(change("brokerName", "x"), Err(ConfigError::Fixed(_))));
     assert!(matches!(change("brokerConfigPath", "x"), Err(ConfigError::Forbidden(_))));
     let two = BTreeMap::from([("autoCreateTopicEnable", "false"), ("brokerId", "3")]);
     let two = two.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    assert!(world.broker.update_config(&two).is_err());
+    assert!(runtime.block_on(world.broker.update_config(two)).is_err());
     assert_eq!(world.broker.config()["autoCreateTopicEnable"], "true", "all or none");
+    let kept = Arc::new(Mutex::new(BTreeMap::new()));
+    let keep = kept.clone();
+    world.broker.keep_config_with(Box::new(move |changes| {
+        keep.lock().unwrap().extend(changes.clone());
+        Ok(())
+    }));
+    assert_eq!(change("maxFilterMessageSize", " 40 "), Ok(Kept::Yes));
+    assert_eq!(kept.lock().unwrap()["maxFilterMessageSize"], "40");
 }

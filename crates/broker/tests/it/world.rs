@@ -4,7 +4,10 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -203,11 +206,16 @@ pub(crate) fn batch(bodies: &[&str]) -> Payload {
 pub(crate) struct Client {
     id: u64,
     pub(crate) told: Mutex<Vec<ClientCommand>>,
+    is_closed: AtomicBool,
 }
 
 impl Client {
     pub(crate) fn new(id: u64) -> Arc<Client> {
-        Arc::new(Client { id, told: Mutex::default() })
+        Arc::new(Client { id, told: Mutex::default(), is_closed: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Relaxed)
     }
 
     pub(crate) fn times_told(&self) -> usize {
@@ -227,5 +235,9 @@ impl ClientChannel for Client {
     fn push(&self, command: ClientCommand) -> Result<(), Gone> {
         self.told.lock().expect("no panic").push(command);
         Ok(())
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Relaxed);
     }
 }

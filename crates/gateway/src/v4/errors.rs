@@ -4,8 +4,8 @@
 //! forgotten here. The remark is the error's own message, which says cause and cure.
 
 use broker::api::{
-    ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, OffsetError,
-    PublishError, PullError, SendBackError, SubscriptionError, TopicError,
+    ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, LockError,
+    OffsetError, PublishError, PullError, SendBackError, SubscriptionError, TopicError,
 };
 use bytestring::ByteString;
 use store::Fault;
@@ -120,12 +120,17 @@ impl From<Fault> for Refusal {
 refusal!(CommitError, |error| match &error {
     CommitError::UnknownGroup(_) => ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
     CommitError::UnknownTopic(_) => ResponseCode::TOPIC_NOT_EXIST,
+    CommitError::UnknownQueue { .. } => ResponseCode::INVALID_PARAMETER,
     CommitError::Full(_) => ResponseCode::SYSTEM_ERROR,
 });
 
 refusal!(HeartbeatError, |error| match &error {
-    HeartbeatError::NoClientId => ResponseCode::INVALID_PARAMETER,
+    HeartbeatError::NoClientId | HeartbeatError::InvalidName(_) => ResponseCode::INVALID_PARAMETER,
     HeartbeatError::Full(_) => ResponseCode::SYSTEM_BUSY,
+});
+
+refusal!(LockError, |error| match &error {
+    LockError::InvalidName(_) => ResponseCode::INVALID_PARAMETER,
 });
 
 refusal!(ClientsError, |error| match &error {

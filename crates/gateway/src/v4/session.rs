@@ -109,6 +109,12 @@ impl Session {
             RequestCode::GET_EARLIEST_MSG_STORETIME => park!(offset::earliest_store_time),
             RequestCode::GET_TOPIC_STATS_INFO => park!(topic::stats),
             RequestCode::GET_CONSUME_STATS => park!(group::consume_stats),
+            RequestCode::UPDATE_BROKER_CONFIG => {
+                let broker = broker.clone();
+                return replies.later(1, async move {
+                    answers(&request, admin::update_config(&broker, &request).await)
+                });
+            }
 
             RequestCode::SEND_MESSAGE
             | RequestCode::SEND_MESSAGE_V2
@@ -153,7 +159,6 @@ impl Session {
             RequestCode::QUERY_TOPICS_BY_CONSUMER => group::topics(broker, &request),
 
             RequestCode::GET_BROKER_CONFIG => admin::config(broker, &request),
-            RequestCode::UPDATE_BROKER_CONFIG => admin::update_config(broker, &request),
             RequestCode::GET_BROKER_RUNTIME_INFO => admin::runtime_info(broker, &request),
 
             code => Err(Refusal::unsupported(code)),
@@ -216,5 +221,9 @@ impl ClientChannel for Channel {
     fn push(&self, command: ClientCommand) -> Result<(), Gone> {
         let frame = client::command(command);
         self.0.push(frame).map(drop).map_err(|_| Gone)
+    }
+
+    fn close(&self) {
+        self.0.close();
     }
 }

@@ -213,18 +213,26 @@ async fn the_broker_tells_how_it_is_doing_and_what_it_is_set_to() {
     let config = || request(RequestCode::GET_BROKER_CONFIG, &[]);
     let update =
         |text: &'static str| request(RequestCode::UPDATE_BROKER_CONFIG, &[]).with_body(text);
-    world.done(update("autoCreateTopicEnable=false\n# a comment\n")).await;
+    let version = |shown: Frame| shown.ext.get("version").unwrap().to_owned();
+    let before = version(world.done(config()).await);
+    let done = world.done(update("autoCreateTopicEnable=false\n# a comment\n")).await;
+    assert!(done.remark.unwrap().contains("-c FILE"), "the next start does not have it");
     let shown = world.done(config()).await;
+    assert_ne!(version(shown.clone()), before);
     let text = String::from_utf8(shown.body_bytes().to_vec()).unwrap();
     let lines: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once('=')).collect();
     assert_eq!(lines["autoCreateTopicEnable"], "false");
-    assert!(shown.ext.get("version").is_some());
     world
         .refuses(vec![
             (update("brokerConfigPath=/x"), ResponseCode::NO_PERMISSION, "black list"),
             (update("brokerName=x"), ResponseCode::NO_PERMISSION, "brokerName"),
             (update("autoCreateTopicEnable=maybe"), ResponseCode::INVALID_PARAMETER, "maybe"),
+            (
+                update("shortPollingTimeMills=86400001"),
+                ResponseCode::INVALID_PARAMETER,
+                "0 to 86400000",
+            ),
         ])
         .await;
 }

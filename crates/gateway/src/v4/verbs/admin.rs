@@ -4,12 +4,9 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use broker::Broker;
+use broker::{Broker, Kept};
 use wire::{
-    body::{DataVersion, KvTable},
-    code::RequestCode,
-    fastjson,
-    frame::Frame,
+    body::KvTable, code::RequestCode, fastjson, frame::Frame,
     header::group::GetBrokerConfigResponse,
 };
 
@@ -26,19 +23,22 @@ pub(crate) fn config(broker: &Broker, request: &Frame) -> Answer {
     for (key, value) in broker.config() {
         writeln!(text, "{key}={value}").expect("a string takes what is written");
     }
-    // Nobody compares versions of a configuration, but Java's clients want to find one.
-    let version = fastjson::encode(&DataVersion::default());
+    let version = fastjson::encode(&broker.config_version());
     let header = GetBrokerConfigResponse { version: &String::from_utf8_lossy(&version) };
     Ok(success(request).with_header(&header).with_body(text))
 }
 
-/// UPDATE_BROKER_CONFIG: all of the given changes, or none.
-pub(crate) fn update_config(broker: &Broker, request: &Frame) -> Answer {
+/// UPDATE_BROKER_CONFIG: all of the given changes, or none; a remark says when the next start will not have them.
+pub(crate) async fn update_config(broker: &Broker, request: &Frame) -> Answer {
     let body = request.body_bytes();
     let text = std::str::from_utf8(&body)
         .map_err(|error| Refusal::body(RequestCode::UPDATE_BROKER_CONFIG, error))?;
-    broker.update_config(&parse_properties(text))?;
-    Ok(success(request))
+    Ok(match broker.update_config(parse_properties(text)).await? {
+        Kept::Yes => success(request),
+        Kept::No(reason) => {
+            success(request).with_remark(format!("changed until the next start: {reason}"))
+        }
+    })
 }
 
 /// GET_BROKER_RUNTIME_INFO.

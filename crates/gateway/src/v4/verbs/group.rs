@@ -2,7 +2,9 @@
 //!
 //! Java: `AdminBrokerProcessor`.
 
-use broker::Broker;
+use std::collections::BTreeSet;
+
+use broker::{Broker, api::StatsOf};
 use bytestring::ByteString;
 use wire::{
     body::{
@@ -67,9 +69,11 @@ pub(crate) fn topics(broker: &Broker, request: &Frame) -> Answer {
 pub(crate) async fn consume_stats(broker: &Broker, request: &Frame) -> Answer {
     let asked: GetConsumeStats<'_> = request.header()?;
     let listed = asked.topic_list.unwrap_or_default().split(';').filter(|topic| !topic.is_empty());
-    let mut topics: Vec<ByteString> = listed.map(ByteString::from).collect();
-    if topics.is_empty() {
-        topics.extend(asked.topic.filter(|topic| !topic.trim().is_empty()).map(ByteString::from));
-    }
-    Ok(with_json(success(request), &broker.consume_stats(asked.consumer_group, &topics).await))
+    let listed: BTreeSet<ByteString> = listed.map(ByteString::from).collect();
+    let of = match asked.topic.filter(|topic| !topic.trim().is_empty()) {
+        _ if !listed.is_empty() => StatsOf::Listed(listed),
+        Some(topic) => StatsOf::One(topic.into()),
+        None => StatsOf::Consumed,
+    };
+    Ok(with_json(success(request), &broker.consume_stats(asked.consumer_group, of).await))
 }

@@ -6,8 +6,6 @@
 //!
 //! Java: `SendMessageProcessor`, `AbstractSendMessageProcessor`.
 
-use std::time::Duration;
-
 use broker::api::{Needs, Payload, Publish, PublishError, PublishRun, Receipt, SendBack, Ticket};
 use bytes::BytesMut;
 use remoting::{Answers, Replies};
@@ -216,7 +214,7 @@ async fn wait(door: &V4, needs: Needs, end: u64) -> Reached {
     let poisoned = match needs {
         Needs::Written => marks.written.wait_for(end).await.is_err(),
         Needs::Synced => {
-            let timeout = Duration::from_millis(door.broker.options().sync_flush_timeout);
+            let timeout = door.broker.sync_flush_timeout();
             tokio::select! {
                 biased;
                 reached = marks.synced.wait_for(end) => reached.is_err(),
