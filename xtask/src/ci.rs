@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::process::{root, run as run_command, scratch};
-use crate::{handover, interop};
+use crate::{handover, interop, scenarios};
 
 const DENY: &str = "0.20.2";
 
@@ -14,7 +14,7 @@ type Step = fn() -> anyhow::Result<()>;
 
 /// Runs every step, or those that are named, and stops at the first that fails.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         // README's second command; the tidy test is one of these
@@ -26,6 +26,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         ("fuzz", || run_command(command(&["build"]).current_dir(root().join("fuzz")))),
         ("deny", deny),
         ("release", || cargo(&["build", "--release", "--package", "apogee"])),
+        ("scenarios", scenarios::check),
         ("interop", || interop::run(&[])),
         // the rounds that end by a clean stop are run by hand: one of 4.9.7 fails and is not understood yet
         ("handover", || handover::run(&["kill".to_owned()])),

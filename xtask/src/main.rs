@@ -10,6 +10,7 @@ mod interop;
 mod java;
 mod process;
 mod recorder;
+mod scenarios;
 mod server;
 mod soak;
 #[cfg(test)]
@@ -23,11 +24,14 @@ usage: cargo xtask <task>
 
   capture [STEP]...              record golden bytes from the original under fixtures/
   ci [STEP]...                   all that must hold before a change lands: format clippy test docs fuzz deny
-                                 release interop handover
+                                 release scenarios interop handover
   handover [ROUND]...            pass a store between the original's broker and ours, in both directions
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
                                  java-5.5.0-binary go mqadmin; all of them unless named
+  scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...
+                                 play scenarios/ in virtual time, on our binary and on the original; --bless writes
+                                 the outcomes of virtual time into the files
   soak [MINUTES]                 70 % load on ours, and nothing may grow
   compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--table]
                                  the original and Apogee on the same work, into docs/performance.md
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         "ci" => ci::run(rest),
         "handover" => handover::run(rest),
         "interop" => interop::run(rest),
+        "scenarios" => scenarios::run(rest),
         "soak" => soak::run(rest),
         "compare" => compare::run_task(rest),
         _ => {

@@ -1,63 +1,11 @@
-//! The binary: the composition of all roles in one process, and the load generator.
-//!
-//! `main` is a table of contents: what was asked ([`args`]), with what settings ([`config`]), and who does it
-//! ([`roles`], [`mod@bench`]).
+//! The process `apogee`: its allocator, and the library's [`apogee::main`].
 
-mod address;
-mod args;
-mod banner;
-mod bench;
-mod config;
-mod machine;
-mod roles;
-mod signals;
-mod telemetry;
-
-use std::{process::ExitCode, time::Instant};
-
-use args::{Plan, Print, Task};
-use config::{KEYS, Layers, Origin};
+use std::process::ExitCode;
 
 /// Gives freed pages back and keeps what is resident low.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let began = Instant::now();
-    let done = match args::parse() {
-        Task::Run(plan) => run(&plan, began),
-        Task::Print(layers, print) => print_config(&layers, print),
-        Task::Bench(bench) => bench.run(),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("apogee: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(plan: &Plan, began: Instant) -> anyhow::Result<()> {
-    let loaded = plan.layers.load()?;
-    telemetry::start(plan.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(machine::worker_threads(loaded.settings.process.worker_threads))
-        .thread_name("apogee")
-        .enable_all()
-        .build()?;
-    runtime.block_on(roles::serve(plan, loaded, began))
-}
-
-#[expect(clippy::print_stdout, reason = "printing is what was asked for")]
-fn print_config(layers: &Layers, print: Print) -> anyhow::Result<()> {
-    if print == Print::Markdown {
-        print!("{}", config::page::markdown());
-        return Ok(());
-    }
-    let settings = layers.load()?.settings;
-    for key in KEYS.iter().filter(|key| print == Print::All || key.origin == Origin::Common) {
-        println!("{}={}", key.name, (key.show)(&settings));
-    }
-    Ok(())
+    apogee::main()
 }

@@ -8,10 +8,13 @@ use std::{io, net::SocketAddr, ops::Deref, time::Duration};
 use env::Clock;
 use tokio::net::TcpStream;
 
-use crate::{Connection, Handler, Limits, server::Commons};
+use crate::{Connection, Handler, Limits, Service, server::Commons};
 
 /// Time to establish a connection (Java: `connectTimeoutMillis`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes that either direction of a connection within the process holds.
+const PIPE_BYTES: usize = 64 * 1024;
 
 /// A connection that this side opened; dropping it closes the connection.
 pub struct Client(Connection);
@@ -54,6 +57,25 @@ impl Client {
             .map_err(refused)?
             .expect("a client's limits admit its one connection");
         Ok(Client(connection))
+    }
+
+    /// Connects to a service of this process, without a socket: for simulations. The service sees a client at `remote`.
+    pub fn within(
+        service: &dyn Service,
+        remote: SocketAddr,
+        limits: Limits,
+        clock: Clock,
+        handler: impl Handler + 'static,
+    ) -> Client {
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let commons = |limits| Commons::new(limits, clock.clone());
+        let _served = commons(limits.clone())
+            .adopt(far, remote, local, |connection| service.connected(connection));
+        let connection = commons(limits)
+            .adopt(near, local, remote, |_| Box::new(handler))
+            .expect("a client's limits admit its one connection");
+        Client(connection)
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 
 use env::Clock;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
     task::JoinHandle,
@@ -234,32 +235,46 @@ impl Commons {
         remote: SocketAddr,
         handler: impl FnOnce(&Connection) -> Box<dyn Handler>,
     ) -> io::Result<Option<Connection>> {
+        let local = stream.local_addr();
+        let Some(registered) = self.register(remote, *local.as_ref().unwrap_or(&remote)) else {
+            return Ok(None);
+        };
+        local?;
+        stream.set_nodelay(true)?;
+        Ok(Some(start(stream, registered, handler)))
+    }
+
+    /// The same over any stream.
+    pub(crate) fn adopt(
+        self: &Arc<Commons>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        remote: SocketAddr,
+        local: SocketAddr,
+        handler: impl FnOnce(&Connection) -> Box<dyn Handler>,
+    ) -> Option<Connection> {
+        self.register(remote, local).map(|registered| start(stream, registered, handler))
+    }
+
+    fn register(self: &Arc<Commons>, remote: SocketAddr, local: SocketAddr) -> Option<Registered> {
         let open = self.metrics.connections.fetch_add(1, Relaxed);
         if open >= self.limits.connections_max {
             self.metrics.connections.fetch_sub(1, Relaxed);
             self.metrics.refused.fetch_add(1, Relaxed);
-            return Ok(None);
+            return None;
         }
         self.metrics.accepted.fetch_add(1, Relaxed);
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let local = stream.local_addr();
         let link = Link::new(LinkParts {
             id: NEXT_ID.fetch_add(1, Relaxed),
             remote,
-            local: *local.as_ref().unwrap_or(&remote),
+            local,
             clock: self.clock.clone(),
             outbox_bytes_max: self.limits.outbox_bytes_max,
             calls_in_flight_max: self.limits.calls_in_flight_max,
             tick: self.tick(),
         });
         self.links().insert(link.id(), link.clone());
-        let registered = Registered { commons: self.clone(), link: link.clone() };
-        local?;
-        stream.set_nodelay(true)?;
-        let connection = Connection(link);
-        let handler = handler(&connection);
-        tokio::spawn(Driver::new(stream, registered, handler));
-        Ok(Some(connection))
+        Some(Registered { commons: self.clone(), link })
     }
 
     /// Returns the time of the last sweep in seconds since some point, never 0.
@@ -411,6 +426,17 @@ impl Commons {
     fn links(&self) -> MutexGuard<'_, HashMap<u64, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn start(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    registered: Registered,
+    handler: impl FnOnce(&Connection) -> Box<dyn Handler>,
+) -> Connection {
+    let connection = Connection(registered.link.clone());
+    let handler = handler(&connection);
+    tokio::spawn(Driver::new(stream, registered, handler));
+    connection
 }
 
 /// Moves a gauge by the difference of one holder's shares.

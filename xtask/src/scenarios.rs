@@ -1,0 +1,180 @@
+//! The scenarios of `scenarios/`, on their three stages: virtual time, our release binary, the original.
+//!
+//! Scenarios with the same settings share a broker, and all brokers of a stage a name server. In CI the original plays the
+//! smoke set only.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use sim::{End, Scenario, Verdict, Wire};
+
+use crate::process::scratch;
+use crate::server::{self, Kind, Ports, Role, Server, Spec};
+
+const ORIGINAL: &str = "5.5.0";
+
+const USAGE: &str = "usage: cargo xtask scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...";
+
+/// A stage, and where its servers listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Virtual,
+    Apogee,
+    Original,
+}
+
+impl Stage {
+    fn ports(self) -> Ports {
+        match self {
+            Stage::Virtual | Stage::Apogee => Ports { namesrv: 34_976, broker: 34_911 },
+            Stage::Original => Ports { namesrv: 34_986, broker: 34_931 },
+        }
+    }
+}
+
+/// Plays the scenarios whose names contain one of `words`, all of them when there are none.
+pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
+    let (mut stages, mut names) = (Vec::new(), Vec::new());
+    let (mut smoke, mut bless) = (false, false);
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--stage" => stages.push(match rest.next().map(String::as_str) {
+                Some("virtual") => Stage::Virtual,
+                Some("apogee") => Stage::Apogee,
+                Some("original") => Stage::Original,
+                _ => bail!("{USAGE}"),
+            }),
+            "--smoke" => smoke = true,
+            "--bless" => bless = true,
+            flag if flag.starts_with("--") => bail!("{USAGE}"),
+            name => names.push(name.to_owned()),
+        }
+    }
+    let mut scenarios = sim::load(&names).map_err(|error| anyhow!(error))?;
+    scenarios.retain(|scenario| !smoke || scenario.smoke);
+    ensure!(!scenarios.is_empty(), "no scenario is called so");
+    if bless {
+        let verdicts = sim::play_virtually(&scenarios);
+        let count = sim::bless(&scenarios, &verdicts).map_err(|error| anyhow!(error))?;
+        println!("{count} outcomes rewritten");
+        return Ok(());
+    }
+    if stages.is_empty() {
+        stages = vec![Stage::Virtual, Stage::Apogee, Stage::Original];
+    }
+    let mut failed = 0;
+    for stage in stages {
+        failed += play(stage, &scenarios)?;
+    }
+    ensure!(failed == 0, "{failed} scenarios failed");
+    Ok(())
+}
+
+/// What a change is checked with: ours in full, the original's smoke set. Virtual time is a test of `sim`.
+pub(crate) fn check() -> anyhow::Result<()> {
+    run(&["--stage".to_owned(), "apogee".to_owned()])?;
+    run(&["--stage".to_owned(), "original".to_owned(), "--smoke".to_owned()])
+}
+
+/// Plays them all on one stage, prints what failed, and returns how many that are.
+fn play(stage: Stage, scenarios: &[Scenario]) -> anyhow::Result<usize> {
+    let began = Instant::now();
+    let verdicts = match stage {
+        Stage::Virtual => sim::play_virtually(scenarios),
+        Stage::Apogee => {
+            server::build()?;
+            play_on(&Kind::Apogee, stage.ports(), scenarios)?
+        }
+        Stage::Original => play_on(&Kind::parse(ORIGINAL), stage.ports(), scenarios)?,
+    };
+    let failures: Vec<&String> =
+        verdicts.iter().filter_map(|verdict| verdict.failure.as_ref()).collect();
+    for failure in &failures {
+        println!("{failure}");
+    }
+    println!(
+        "{stage:?}: {} of {} scenarios hold, {} s",
+        verdicts.len() - failures.len(),
+        verdicts.len(),
+        began.elapsed().as_secs()
+    );
+    Ok(failures.len())
+}
+
+fn play_on(kind: &Kind, ports: Ports, scenarios: &[Scenario]) -> anyhow::Result<Vec<Verdict>> {
+    let folder = scratch().join("scenarios").join(kind.to_string());
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let _namesrv = Spec::new(kind, Role::Namesrv, folder.join("namesrv"), ports).start()?;
+    let mut by_settings: BTreeMap<&[String], Vec<&Scenario>> = BTreeMap::new();
+    for scenario in scenarios.iter().filter(|scenario| scenario.virtual_only.is_none()) {
+        by_settings.entry(&scenario.broker).or_default().push(scenario);
+    }
+    let mut verdicts = Vec::new();
+    for (number, (settings, scenarios)) in by_settings.into_iter().enumerate() {
+        let folder = folder.join(format!("broker-{number}"));
+        let began = Instant::now();
+        verdicts.extend(play_with(kind, ports, &folder, settings, &scenarios)?);
+        println!(
+            "  {kind} with `{}`: {} scenarios, {} s",
+            settings.join("` `"),
+            scenarios.len(),
+            began.elapsed().as_secs()
+        );
+    }
+    Ok(verdicts)
+}
+
+/// Plays scenarios on a broker with their settings.
+fn play_with(
+    kind: &Kind,
+    ports: Ports,
+    folder: &Path,
+    settings: &[String],
+    scenarios: &[&Scenario],
+) -> anyhow::Result<Vec<Verdict>> {
+    let mut spec = Spec::new(kind, Role::Broker, folder.to_owned(), ports);
+    spec.extra = settings.to_vec();
+    let server = Rc::new(RefCell::new(Some(spec.start().context("broker")?)));
+    let running = server.clone();
+    let restart = move |how, settings: &[String]| {
+        let server = running.borrow_mut().take().context("a broker runs between two steps")?;
+        let mut spec = spec.clone();
+        spec.extra.extend_from_slice(settings);
+        *running.borrow_mut() = Some(again(server, how, &spec)?);
+        Ok(())
+    };
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let wire = Wire {
+        broker: address(ports.broker),
+        namesrv: address(ports.namesrv),
+        original: match kind {
+            Kind::Apogee => None,
+            Kind::Original(release) => Some(release.clone()),
+        },
+        restart: Box::new(move |how, settings| {
+            restart(how, settings).map_err(|error: anyhow::Error| format!("{error:#}"))
+        }),
+    };
+    let verdicts = sim::play_on(&wire, scenarios).map_err(|error| anyhow!(error))?;
+    if let Some(server) = server.borrow_mut().take() {
+        server.kill()?;
+    }
+    Ok(verdicts)
+}
+
+fn again(server: Server, how: End, spec: &Spec) -> anyhow::Result<Server> {
+    match how {
+        End::Stop => server.stop()?,
+        End::Kill => server.kill()?,
+    }
+    spec.start()
+}
