@@ -47,10 +47,21 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("apogee: {error:#}");
+            eprintln!("apogee: {}", said(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, each said once: some already quote theirs.
+fn said(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 fn run(plan: &Plan, began: Instant) -> anyhow::Result<()> {

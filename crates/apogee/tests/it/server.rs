@@ -178,25 +178,28 @@ pub(crate) fn acknowledged(answer: &Frame) -> Option<i64> {
     (answer.response_code() == ResponseCode::SUCCESS).then_some(header.queue_offset)
 }
 
+/// A pull of what there is from an offset on.
+pub(crate) fn pull(topic: &str, queue_id: i32, queue_offset: i64) -> Frame {
+    const SUBSCRIPTION: i32 = 4;
+    let header = PullMessage {
+        consumer_group: "it",
+        topic,
+        queue_id,
+        queue_offset,
+        max_msg_nums: 1024,
+        sys_flag: SUBSCRIPTION,
+        subscription: Some("*"),
+        ..PullMessage::default()
+    };
+    Frame::request(RequestCode::PULL_MESSAGE, &header)
+}
+
 /// All bodies of a queue from its front, by offset; offsets must follow one another from 0.
 pub(crate) async fn read_queue(client: &Client, topic: &str, queue_id: i32) -> Vec<Vec<u8>> {
-    const SUBSCRIPTION: i32 = 4;
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     loop {
-        let header = PullMessage {
-            consumer_group: "it",
-            topic,
-            queue_id,
-            queue_offset: bodies.len() as i64,
-            max_msg_nums: 1024,
-            sys_flag: SUBSCRIPTION,
-            subscription: Some("*"),
-            ..PullMessage::default()
-        };
-        let answer = client
-            .call(Frame::request(RequestCode::PULL_MESSAGE, &header), PATIENCE)
-            .await
-            .unwrap();
+        let request = pull(topic, queue_id, bodies.len() as i64);
+        let answer = client.call(request, PATIENCE).await.unwrap();
         let said: PullMessageResponse = answer.header().unwrap();
         let body = answer.body_bytes();
         let mut rest = &body[..];

@@ -2,13 +2,18 @@
 
 use std::{process::Command, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::process::Signal;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinSet,
+};
 
 use crate::server::{
-    APOGEE, Folder, PATIENCE, Server, acknowledged, command, connect, create_topic, read_queue,
-    send,
+    APOGEE, Folder, PATIENCE, Server, acknowledged, command, connect, create_topic, pull,
+    read_queue, send,
 };
 
 #[test]
@@ -82,6 +87,39 @@ async fn sends_in_flight_at_sigterm_are_answered_and_kept() {
     server.stop();
 }
 
+/// A client that does not read what it asked for would be waited for; the second signal is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_second_signal_ends_the_process_at_once_and_keeps_what_was_acknowledged() {
+    let folder = Folder::new("second-signal");
+    let server = Server::start(&folder, &[]);
+    let client = connect(server.address("broker")).await;
+    create_topic(&client, "second", 1).await;
+    let body = vec![b'x'; 1 << 20];
+    for _ in 0..8 {
+        let answer = client.call(send("second", 0, body.clone().into()), PATIENCE).await.unwrap();
+        assert!(acknowledged(&answer).is_some());
+    }
+    let mut deaf = TcpStream::connect(server.address("broker")).await.unwrap();
+    let mut asked = BytesMut::new();
+    for offset in 0..8 {
+        pull("second", 0, offset).encode(&mut asked);
+    }
+    deaf.write_all(&asked).await.unwrap();
+    let mut first_of_answer = [0; 4];
+    deaf.read_exact(&mut first_of_answer).await.unwrap();
+
+    server.signal(Signal::TERM);
+    while TcpStream::connect(server.address("broker")).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(128 + 15));
+    let server = Server::start(&folder, &[]);
+    let client = connect(server.address("broker")).await;
+    assert_eq!(read_queue(&client, "second", 0).await.len(), 8);
+    server.stop();
+}
+
 #[test]
 fn a_directory_in_use_is_refused_and_named() {
     let folder = Folder::new("locked");
@@ -107,6 +145,7 @@ fn a_port_in_use_is_named_and_nothing_is_touched() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains(&port), "{text}");
+    assert_eq!(text.matches("in use").count(), 1, "{text}");
     assert!(!other.0.join("data").exists(), "a port in use changes nothing on disk");
     server.stop();
 }
