@@ -234,7 +234,8 @@ impl Broker {
             queue_id,
             store_host,
             prepared_offset: 0,
-            properties: properties::filtered(&record.properties, |name| name != name::DELAY).into(),
+            // its level stays in it, as in 5.5.0
+            properties: record.properties.as_ref().into(),
             ..record.to_message()
         };
         let queue = match self.inner.topics.find(topic) {

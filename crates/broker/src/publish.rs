@@ -141,6 +141,11 @@ impl Broker {
         template: MessageTemplate,
     ) -> Result<(Entry, Accepted), PublishError> {
         let (Payload::One(body) | Payload::Batch(body)) = &item.payload;
+        if body.is_empty() {
+            return Err(PublishError::IllegalMessage(
+                "the message is illegal: its body is empty".into(),
+            ));
+        }
         if body.len() > options.max_message_size {
             return Err(PublishError::too_large(body.len(), options));
         }
