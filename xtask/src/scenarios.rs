@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,25 +17,18 @@ use sim::{End, Scenario, Verdict, Wire};
 use crate::process::scratch;
 use crate::server::{self, Kind, Ports, Role, Server, Spec};
 
+/// How many of the slowest scenarios are shown.
+const SHOWN: usize = 5;
+
 const ORIGINAL: &str = "5.5.0";
 
 const USAGE: &str = "usage: cargo xtask scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...";
 
-/// A stage, and where its servers listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Virtual,
     Apogee,
     Original,
-}
-
-impl Stage {
-    fn ports(self) -> Ports {
-        match self {
-            Stage::Virtual | Stage::Apogee => Ports { namesrv: 34_976, broker: 34_911 },
-            Stage::Original => Ports { namesrv: 34_986, broker: 34_931 },
-        }
-    }
 }
 
 /// Plays the scenarios whose names contain one of `words`, all of them when there are none.
@@ -90,14 +83,19 @@ fn play(stage: Stage, scenarios: &[Scenario]) -> anyhow::Result<usize> {
         Stage::Virtual => sim::play_virtually(scenarios),
         Stage::Apogee => {
             server::build()?;
-            play_on(&Kind::Apogee, stage.ports(), scenarios)?
+            play_on(&Kind::Apogee, scenarios)?
         }
-        Stage::Original => play_on(&Kind::parse(ORIGINAL), stage.ports(), scenarios)?,
+        Stage::Original => play_on(&Kind::parse(ORIGINAL), scenarios)?,
     };
     let failures: Vec<&String> =
         verdicts.iter().filter_map(|verdict| verdict.failure.as_ref()).collect();
     for failure in &failures {
         println!("{failure}");
+    }
+    let mut slowest: Vec<&Verdict> = verdicts.iter().collect();
+    slowest.sort_by_key(|verdict| std::cmp::Reverse(verdict.took));
+    for verdict in slowest.iter().take(SHOWN).filter(|verdict| verdict.took.as_secs() > 0) {
+        println!("  {:>5.1} s  {}", verdict.took.as_secs_f64(), verdict.name);
     }
     println!(
         "{stage:?}: {} of {} scenarios hold, {} s",
@@ -108,14 +106,31 @@ fn play(stage: Stage, scenarios: &[Scenario]) -> anyhow::Result<usize> {
     Ok(failures.len())
 }
 
-fn play_on(kind: &Kind, ports: Ports, scenarios: &[Scenario]) -> anyhow::Result<Vec<Verdict>> {
+/// Ports that are free now, so that several checkouts can play at the same time.
+fn free_ports() -> anyhow::Result<Ports> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let start = 34_000 + 20 * u16::try_from(std::process::id() % 40)?;
+    for base in (start..34_980).step_by(20) {
+        // beside its own port the broker takes one for its VIP channel and one for replication
+        if [base, base + 9, base + 11, base + 12].into_iter().all(is_free) {
+            return Ok(Ports { namesrv: base, broker: base + 11 });
+        }
+    }
+    bail!("no free ports between {start} and 35000")
+}
+
+fn play_on(kind: &Kind, scenarios: &[Scenario]) -> anyhow::Result<Vec<Verdict>> {
+    let ports = free_ports()?;
     let folder = scratch().join("scenarios").join(kind.to_string());
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     let _namesrv = Spec::new(kind, Role::Namesrv, folder.join("namesrv"), ports).start()?;
     let mut by_settings: BTreeMap<&[String], Vec<&Scenario>> = BTreeMap::new();
-    for scenario in scenarios.iter().filter(|scenario| scenario.virtual_only.is_none()) {
+    let is_for = |scenario: &&Scenario| {
+        scenario.virtual_only.is_none() && (scenario.ours_only.is_none() || *kind == Kind::Apogee)
+    };
+    for scenario in scenarios.iter().filter(is_for) {
         by_settings.entry(&scenario.broker).or_default().push(scenario);
     }
     let mut verdicts = Vec::new();

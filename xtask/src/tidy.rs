@@ -1,8 +1,8 @@
 //! The house rules that no compiler checks, as tests: they run with `cargo test --workspace`.
 //!
 //! What is documented is compared with what is there: crate edges with the table in `docs/ARCHITECTURE.md`, request codes and
-//! files on disk with `docs/compatibility.md` and with what the original has. Configuration keys are compared with their
-//! page by the crate that defines them.
+//! files on disk with `docs/compatibility.md` and with what the original has, rules with their scenarios. Configuration
+//! keys are compared with their page by the crate that defines them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -201,4 +201,34 @@ fn every_file_that_the_original_keeps_has_a_line_in_the_compatibility_page() {
             }
         }
     }
+}
+
+#[test]
+fn every_rule_links_its_scenarios_and_every_scenario_proves_a_rule() {
+    let rows = table(&read("docs/compatibility.md"), "rule");
+    let mut linked = BTreeSet::new();
+    for row in rows {
+        let [rule, scenarios] = row.as_slice() else {
+            panic!("{row:?} is no rule with its scenarios")
+        };
+        if scenarios != "not yet" {
+            linked.extend(scenarios.split(", ").map(|name| name.trim_matches('`').to_owned()));
+        }
+        assert!(!scenarios.is_empty(), "`{rule}` links no scenario and does not say `not yet`");
+    }
+    let there: BTreeSet<String> = fs::read_dir(root().join("scenarios"))
+        .expect("scenarios")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".txt"))
+        .collect();
+    assert_eq!(
+        linked.difference(&there).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "links to nothing"
+    );
+    assert_eq!(
+        there.difference(&linked).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "no rule links"
+    );
 }

@@ -166,80 +166,58 @@ impl Expected {
 
     /// Writes itself, one line for each item.
     pub(crate) fn written(&self) -> Vec<String> {
-        let own = |head: &str, checks: &[Check]| {
-            let mut line = head.to_owned();
-            let mut in_properties = false;
-            for check in checks {
-                if check.of_property && !in_properties {
-                    in_properties = true;
-                    line.push_str(" with");
-                }
-                line.push_str(&format!(" {}{}{}", check.key, check.op, quoted(&check.value)));
-            }
-            line
-        };
-        if self.items.is_empty() {
-            return vec![own(self.head.as_deref().unwrap_or("ok"), &self.checks)];
+        let mut lines = vec![self.head.clone().unwrap_or_default()];
+        write_checks(&self.checks, &mut lines[0]);
+        for item in &self.items {
+            let mut line = quoted(&item.head);
+            write_checks(&item.checks, &mut line);
+            lines.push(line);
         }
-        self.items.iter().map(|item| own(&quoted(&item.head), &item.checks)).collect()
-    }
-
-    /// Writes `got` in the shape of this expectation: the same fields, with their values; one line for each item.
-    pub(crate) fn write(&self, got: &Outcome) -> Vec<String> {
-        if self.is_met_by(got) && self.items.is_empty() {
-            return vec![self.rest(
-                self.head.clone().unwrap_or_else(|| "ok".to_owned()),
-                &self.checks,
-                None,
-                got,
-            )];
+        if self.any_order {
+            lines[1].insert_str(0, "any order: ");
         }
-        if got.items.is_empty() {
-            let head = match got.head.as_str() {
-                "ok" if !self.items.is_empty() => NOTHING,
-                "PULL_NOT_FOUND" => NOTHING,
-                head => head,
-            };
-            let last = self.items.last().map(|item| &item.checks);
-            let mut line = self.rest(head.to_owned(), &self.checks, None, got);
-            if let Some(remark) = got
-                .fields
-                .get("remark")
-                .filter(|_| got.head != "ok" && last.is_none() && self.checks.is_empty())
-            {
-                line.push_str(&format!("  # {remark}"));
-            }
-            return vec![line];
+        if self.is_open {
+            lines.push("...".to_owned());
         }
-        let mut lines = Vec::new();
-        for (at, item) in got.items.iter().enumerate() {
-            let like = self.items.get(at).or_else(|| self.items.last());
-            let checks = like.map(|like| like.checks.as_slice()).unwrap_or_default();
-            let mut head = quoted(&item.head);
-            if at == 0 && self.any_order {
-                head = format!("any order: {head}");
-            }
-            lines.push(self.rest(head, checks, Some(item), got));
-        }
+        lines.retain(|line| !line.is_empty());
         lines
     }
 
-    fn rest(&self, head: String, checks: &[Check], item: Option<&Item>, got: &Outcome) -> String {
-        let mut line = head;
-        let mut in_properties = false;
-        for check in checks {
-            if check.of_property && !in_properties {
-                in_properties = true;
-                line.push_str(" with");
-            }
-            let (op, value) = if check.holds(item, got) {
-                (check.op, check.value.clone())
-            } else {
-                ("=", check.look(item, got).map_or_else(|| "none".to_owned(), str::to_owned))
-            };
-            line.push_str(&format!(" {}{op}{}", check.key, quoted(&value)));
+    /// What would have been right instead: the same fields, with the values of `got`.
+    pub(crate) fn corrected(&self, got: &Outcome) -> Expected {
+        let correct = |checks: &[Check], item: Option<&Item>| -> Vec<Check> {
+            checks.iter().map(|check| check.corrected(item, got)).collect()
+        };
+        let items = got.items.iter().enumerate().map(|(at, item)| {
+            let like = self.items.get(at).or_else(|| self.items.last());
+            let checks = like.map(|like| correct(&like.checks, Some(item))).unwrap_or_default();
+            ExpectedItem { head: item.head.clone(), checks }
+        });
+        let says_no_items = self.items.is_empty() && self.head.as_deref() != Some(NOTHING);
+        let head = match got.head.as_str() {
+            "ok" if says_no_items => Some("ok"),
+            "ok" if !got.items.is_empty() => None,
+            "ok" => Some(NOTHING),
+            head => Some(head),
+        };
+        Expected {
+            head: head.map(str::to_owned),
+            checks: correct(&self.checks, None),
+            items: if says_no_items { Vec::new() } else { items.collect() },
+            any_order: self.any_order && !says_no_items && !got.items.is_empty(),
+            ..Expected::default()
         }
-        line
+    }
+}
+
+fn write_checks(checks: &[Check], line: &mut String) {
+    let mut in_properties = false;
+    for Check { of_property, key, op, value } in checks {
+        if *of_property && !in_properties {
+            in_properties = true;
+            line.push_str(" with");
+        }
+        *line += &format!(" {key}{op}{}", quoted(value));
     }
 }
 
@@ -258,6 +236,14 @@ impl Check {
             of_item.or_else(|| got.fields.get(&self.key))
         };
         found.map(String::as_str)
+    }
+
+    fn corrected(&self, item: Option<&Item>, got: &Outcome) -> Check {
+        if self.holds(item, got) {
+            return self.clone();
+        }
+        let value = self.look(item, got).unwrap_or("none").to_owned();
+        Check { op: "=", value, ..self.clone() }
     }
 
     fn holds(&self, item: Option<&Item>, got: &Outcome) -> bool {
@@ -333,8 +319,11 @@ mod tests {
 
     #[test]
     fn an_outcome_is_written_in_the_shape_of_the_expectation() {
-        let lines = Expected::parse("x offset=9 with color=blue").unwrap().write(&got());
+        let corrected =
+            |text: &str, got: &Outcome| Expected::parse(text).unwrap().corrected(got).written();
+        let lines = corrected("x offset=9 with color=blue", &got());
         assert_eq!(lines, ["a offset=0 with color=red", "b offset=1 with color=red"]);
-        assert_eq!(Expected::parse("a b").unwrap().write(&Outcome::ok()), ["nothing"]);
+        assert_eq!(corrected("a b", &Outcome::ok()), ["nothing"]);
+        assert_eq!(corrected("ok next=3", &got()), ["ok next=2"]);
     }
 }

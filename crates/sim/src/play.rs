@@ -52,6 +52,8 @@ pub(crate) struct Play<'a> {
     /// Whether the broker was started with settings of this scenario.
     is_altered: bool,
     pub(crate) unique_keys: u16,
+    /// Of subscriptions: newer ones have a higher one, also within a millisecond.
+    pub(crate) last_version: i64,
 }
 
 /// A client.
@@ -94,6 +96,7 @@ impl<'a> Play<'a> {
             changed_settings: BTreeMap::new(),
             is_altered: false,
             unique_keys: 0,
+            last_version: 0,
         }
     }
 
@@ -157,8 +160,7 @@ impl<'a> Play<'a> {
     /// Undoes what others on the same server would notice.
     pub(crate) async fn tidy_up(&mut self) -> Said<()> {
         if self.is_altered {
-            self.actors.clear();
-            self.stage.restart(End::Stop, &[]).await?;
+            self.start_again(End::Stop, &[]).await?;
         }
         if !self.changed_settings.is_empty() {
             let settings = std::mem::take(&mut self.changed_settings);
@@ -445,10 +447,7 @@ impl<'a> Play<'a> {
         let settings: Vec<String> =
             args.others().map(|(key, value)| format!("{key}={value}")).collect();
         self.is_altered |= !settings.is_empty();
-        for actor in self.actors.values_mut() {
-            actor.connection = None;
-        }
-        self.stage.restart(how, &settings).await?;
+        self.start_again(how, &settings).await?;
         let is_member = |actor: &Actor| {
             !actor.heartbeat.consumer_data_set.is_empty()
                 || !actor.heartbeat.producer_data_set.is_empty()
@@ -463,6 +462,15 @@ impl<'a> Play<'a> {
             self.heartbeat(&name).await?;
         }
         Ok(Outcome::ok())
+    }
+
+    async fn start_again(&mut self, how: End, settings: &[String]) -> Said<()> {
+        for actor in self.actors.values_mut() {
+            actor.connection = None;
+        }
+        // sockets close on the runtime, which stands still while a process is started
+        self.stage.pass(Duration::from_millis(10)).await;
+        self.stage.restart(how, settings).await
     }
 
     /// Changes settings at run time, until the scenario is over.

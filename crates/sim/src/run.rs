@@ -31,6 +31,8 @@ const AT_ONCE: usize = 12;
 pub struct Verdict {
     /// File and title.
     pub name: String,
+    /// How long it took.
+    pub took: Duration,
     /// What is wrong, if anything is.
     pub failure: Option<String>,
     /// Outcomes to be written in place of others, by step.
@@ -87,13 +89,15 @@ pub fn play_virtually(scenarios: &[Scenario]) -> Vec<Verdict> {
         let stage = Stage::Virtual(Simulated::new(&scenario.broker)?);
         runtime.block_on(play(scenario, &stage, String::new()))
     };
+    let clock = Clock::real();
     let verdict = |scenario: &Scenario| {
+        let began = clock.monotonic();
         let outcome = play(scenario);
         let (failure, rewrites) = match outcome {
             Ok(played) => (played.failure, played.rewrites),
             Err(error) => (Some(format!("{}: {error}", name(scenario))), Vec::new()),
         };
-        Verdict { name: name(scenario), failure, rewrites }
+        Verdict { name: name(scenario), took: clock.monotonic() - began, failure, rewrites }
     };
     scenarios.iter().map(verdict).collect()
 }
@@ -110,13 +114,15 @@ pub fn play_on(wire: &Wire, scenarios: &[&Scenario]) -> Result<Vec<Verdict>, Str
     let verdict = |scenario: &'_ Scenario| {
         let (stage, scenario) = (&stage, scenario.clone());
         async move {
+            let began = stage.clock().monotonic();
             let suffix = format!("-{:06x}", fastrand::u32(..0x100_0000));
             let played = play(&scenario, stage, suffix).await;
             let failure = match played {
                 Ok(played) => judge(&scenario, wire.original.as_deref(), played.failure),
                 Err(error) => Some(format!("{}: {error}", name(&scenario))),
             };
-            Verdict { name: name(&scenario), failure, rewrites: Vec::new() }
+            let took = stage.clock().monotonic() - began;
+            Verdict { name: name(&scenario), took, failure, rewrites: Vec::new() }
         }
     };
     Ok(runtime.block_on(async {
@@ -212,7 +218,7 @@ async fn play_step(play: &mut Play<'_>, step: &Step, expected: &Expected) -> Res
             play.stage.pass(Duration::from_millis(50)).await;
             continue;
         }
-        let lines = resolved.write(&got);
+        let lines = resolved.corrected(&got).written();
         let mut failure = String::new();
         for (what, lines) in [("expected", &resolved.written()), ("got", &lines)] {
             for (at, line) in lines.iter().enumerate() {

@@ -5,6 +5,7 @@
 //! broker KEY=VALUE                           header: a setting of the broker; the value is the rest of the line
 //! smoke                                      header: also played on the original whenever a change is checked
 //! virtual only: WHY                          header: cannot be played over the wire
+//! not on the original: WHY                   header: may fail there or not
 //! original RELEASE differs: WHY              header: fails on the original of this release
 //! WORDS KEY=VALUE.. with NAME=VALUE.. as X   a step: what is done
 //!     => OUTCOME                             behind it, or indented below: what must come of it
@@ -34,6 +35,8 @@ pub struct Scenario {
     pub smoke: bool,
     /// Why it can be played in virtual time only.
     pub virtual_only: Option<String>,
+    /// Why it is no use to play it on the original.
+    pub ours_only: Option<String>,
     /// The release of the original that fails it, and why.
     pub differs: Option<(String, String)>,
     pub(crate) steps: Vec<Step>,
@@ -103,6 +106,8 @@ fn header(scenario: &mut Scenario, line: &str) -> bool {
         scenario.smoke = true;
     } else if let Some(why) = line.strip_prefix("virtual only:") {
         scenario.virtual_only = Some(why.trim().to_owned());
+    } else if let Some(why) = line.strip_prefix("not on the original:") {
+        scenario.ours_only = Some(why.trim().to_owned());
     } else if let Some((release, why)) =
         line.strip_prefix("original ").and_then(|rest| rest.split_once(" differs:"))
     {

@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use wire::{
     batch,
     body::{
-        ConsumerIdList, MessageQueue,
+        MessageQueue,
         client::{
             ConsumeFromWhere, ConsumeType, ConsumerData, MessageModel, ProducerData,
             SubscriptionData,
@@ -21,12 +21,9 @@ use wire::{
     fastjson,
     frame::{Frame, Kind},
     header::{
-        client::OneConsumerGroup,
-        group::{DeleteGroup, OneGroup},
-        offset::{GetMaxOffset, OneQueue, QueryConsumerOffset, UpdateConsumerOffset},
         pull::PullMessage,
         send::{ConsumerSendMsgBack, QueryMessage, SendMessage, ViewMessage},
-        topic::{CreateTopic, OneTopic},
+        topic::CreateTopic,
     },
     id::{self, OffsetId},
     names::{self, pull_flag, system_flag},
@@ -53,6 +50,7 @@ pub(crate) struct Asked {
 }
 
 /// How an answer reads.
+#[derive(Clone)]
 pub(crate) enum Reads {
     /// Its header, and what its body says in JSON.
     Plain,
@@ -62,8 +60,6 @@ pub(crate) enum Reads {
     Sent(Vec<String>, String),
     /// Messages.
     Messages(Option<String>),
-    /// Names of clients.
-    Members,
     /// Queues that are locked.
     Locked,
 }
@@ -78,7 +74,62 @@ impl Asked {
     }
 }
 
-/// Fields of `ask` whose values are names of topics and groups.
+/// A step that is a request of a few fields. Words in braces are the fields that stand there, parameters are `name:field`
+/// with their default, if they have one, behind `=`.
+struct Verb(&'static str, RequestCode, &'static str, Reads);
+
+const VERBS: [Verb; 13] = [
+    Verb("delete topic {topic}", RequestCode::DELETE_TOPIC_IN_BROKER, "", Reads::Plain),
+    Verb("show topic {topic}", RequestCode::GET_TOPIC_CONFIG, "", Reads::Plain),
+    Verb(
+        "delete group {groupName}",
+        RequestCode::DELETE_SUBSCRIPTIONGROUP,
+        "clean:cleanOffset=false",
+        Reads::Plain,
+    ),
+    Verb("show group {group}", RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG, "", Reads::Plain),
+    Verb("members {consumerGroup}", RequestCode::GET_CONSUMER_LIST_BY_GROUP, "", Reads::Plain),
+    Verb(
+        "offset {consumerGroup} {topic} {queueId}",
+        RequestCode::QUERY_CONSUMER_OFFSET,
+        "zero:setZeroIfNotFound",
+        Reads::Value("offset"),
+    ),
+    Verb(
+        "commit offset {consumerGroup} {topic} {queueId} {commitOffset}",
+        RequestCode::UPDATE_CONSUMER_OFFSET,
+        "",
+        Reads::Plain,
+    ),
+    Verb("max offset {topic} {queueId}", RequestCode::GET_MAX_OFFSET, "", Reads::Value("offset")),
+    Verb("min offset {topic} {queueId}", RequestCode::GET_MIN_OFFSET, "", Reads::Value("offset")),
+    Verb(
+        "earliest time {topic} {queueId}",
+        RequestCode::GET_EARLIEST_MSG_STORETIME,
+        "",
+        Reads::Value("timestamp"),
+    ),
+    Verb(
+        "search offset {topic} {queueId}",
+        RequestCode::SEARCH_OFFSET_BY_TIMESTAMP,
+        "at:timestamp=0 boundary:boundaryType",
+        Reads::Value("offset"),
+    ),
+    Verb(
+        "reset offset {group} {topic}",
+        RequestCode::INVOKE_BROKER_TO_RESET_OFFSET,
+        "at:timestamp=-1 force:isForce=true queue:queueId offset:offset",
+        Reads::Plain,
+    ),
+    Verb(
+        "clone offset {srcGroup} {destGroup} {topic}",
+        RequestCode::CLONE_GROUP_OFFSET,
+        "offline:offline=false",
+        Reads::Plain,
+    ),
+];
+
+/// Fields whose values are names of topics and groups.
 const NAMES: [&str; 9] = [
     "topic",
     "group",
@@ -91,42 +142,37 @@ const NAMES: [&str; 9] = [
     "consumerTopic",
 ];
 
+impl Verb {
+    /// The fields of a step with these words, if it is this one.
+    fn fields<'a>(&self, words: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
+        let pattern: Vec<&str> = self.0.split(' ').collect();
+        let mut fields = Vec::new();
+        for (pattern, word) in pattern.iter().zip(words) {
+            match pattern.strip_prefix('{').and_then(|field| field.strip_suffix('}')) {
+                Some(field) => fields.push((field, *word)),
+                None if pattern == word => {}
+                None => return None,
+            }
+        }
+        (pattern.len() == words.len()).then_some(fields)
+    }
+}
+
 impl Play<'_> {
     /// Makes the request of a step.
     pub(crate) fn request(&mut self, args: &Args) -> Said<Asked> {
         let words: Vec<&str> = args.words.iter().map(String::as_str).collect();
         let nobody = |frame| Asked::plain(NOBODY, frame);
         Ok(match words[..] {
-            // topics, groups
             ["topic", topic] => nobody(self.create_topic(topic, args)?),
-            ["delete", "topic", topic] => {
-                let topic = &self.wire(topic);
-                nobody(Frame::request(RequestCode::DELETE_TOPIC_IN_BROKER, &OneTopic { topic }))
-            }
-            ["show", "topic", topic] => {
-                let topic = &self.wire(topic);
-                nobody(Frame::request(RequestCode::GET_TOPIC_CONFIG, &OneTopic { topic }))
-            }
             ["group", group] => nobody(self.create_group(group, args)?),
-            ["delete", "group", group] => {
-                let clean_offset = args.number("clean", false)?;
-                let header = DeleteGroup { group_name: &self.wire(group), clean_offset };
-                nobody(Frame::request(RequestCode::DELETE_SUBSCRIPTIONGROUP, &header))
+            ["lock", who, topic, ref queues @ ..] => {
+                self.lock(RequestCode::LOCK_BATCH_MQ, who, topic, queues)?.reading(Reads::Locked)
             }
-            ["show", "group", group] => {
-                let group = &self.wire(group);
-                nobody(Frame::request(
-                    RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG,
-                    &OneGroup { group },
-                ))
-            }
-            ["members", group] => {
-                let header = OneConsumerGroup { consumer_group: &self.wire(group) };
-                nobody(Frame::request(RequestCode::GET_CONSUMER_LIST_BY_GROUP, &header))
-                    .reading(Reads::Members)
+            ["unlock", who, topic, ref queues @ ..] => {
+                self.lock(RequestCode::UNLOCK_BATCH_MQ, who, topic, queues)?
             }
 
-            // messages
             ["send", "batch", topic, ref bodies @ ..] => {
                 self.send(topic, bodies, args, Send::Batch)?
             }
@@ -160,87 +206,32 @@ impl Play<'_> {
             }
             ["query", topic] => self.query(topic, args)?,
 
-            // offsets
-            ["offset", group, topic, queue] => {
-                let header = QueryConsumerOffset {
-                    consumer_group: &self.wire(group),
-                    topic: &self.wire(topic),
-                    queue_id: number(queue)?,
-                    set_zero_if_not_found: args.get("zero").map(number).transpose()?,
-                };
-                nobody(Frame::request(RequestCode::QUERY_CONSUMER_OFFSET, &header))
-                    .reading(Reads::Value("offset"))
-            }
-            ["commit", "offset", group, topic, queue, offset] => {
-                let header = UpdateConsumerOffset {
-                    consumer_group: &self.wire(group),
-                    topic: &self.wire(topic),
-                    queue_id: Some(number(queue)?),
-                    commit_offset: Some(number(offset)?),
-                };
-                nobody(Frame::request(RequestCode::UPDATE_CONSUMER_OFFSET, &header))
-            }
-            ["max", "offset", topic, queue] => {
-                let header = GetMaxOffset {
-                    topic: &self.wire(topic),
-                    queue_id: number(queue)?,
-                    committed: true,
-                };
-                nobody(Frame::request(RequestCode::GET_MAX_OFFSET, &header))
-                    .reading(Reads::Value("offset"))
-            }
-            ["min", "offset", topic, queue] => {
-                let header = OneQueue { topic: &self.wire(topic), queue_id: number(queue)? };
-                nobody(Frame::request(RequestCode::GET_MIN_OFFSET, &header))
-                    .reading(Reads::Value("offset"))
-            }
-            ["earliest", "time", topic, queue] => {
-                let header = OneQueue { topic: &self.wire(topic), queue_id: number(queue)? };
-                nobody(Frame::request(RequestCode::GET_EARLIEST_MSG_STORETIME, &header))
-                    .reading(Reads::Value("timestamp"))
-            }
-            ["search", "offset", topic, queue] => {
-                let mut frame = Frame::request(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, &());
-                frame.ext.put("topic", &self.wire(topic));
-                frame.ext.put("queueId", queue);
-                frame.ext.put("timestamp", args.get("at").ok_or("`at=` is missing")?);
-                if let Some(boundary) = args.get("boundary") {
-                    frame.ext.put("boundaryType", boundary);
-                }
-                nobody(frame).reading(Reads::Value("offset"))
-            }
-            ["reset", "offset", group, topic] => {
-                let mut frame = Frame::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET, &());
-                frame.ext.put("group", &self.wire(group));
-                frame.ext.put("topic", &self.wire(topic));
-                frame.ext.put("timestamp", args.get("at").unwrap_or("-1"));
-                frame.ext.put("isForce", args.get("force").unwrap_or("true"));
-                for (param, field) in [("queue", "queueId"), ("offset", "offset")] {
-                    if let Some(value) = args.get(param) {
-                        frame.ext.put(field, value);
-                    }
-                }
-                nobody(frame)
-            }
-            ["clone", "offset", from, to, topic] => {
-                let mut frame = Frame::request(RequestCode::CLONE_GROUP_OFFSET, &());
-                frame.ext.put("srcGroup", &self.wire(from));
-                frame.ext.put("destGroup", &self.wire(to));
-                frame.ext.put("topic", &self.wire(topic));
-                frame.ext.put("offline", args.get("offline").unwrap_or("false"));
-                nobody(frame)
-            }
-            ["lock", who, topic, ref queues @ ..] => {
-                self.lock(RequestCode::LOCK_BATCH_MQ, who, topic, queues)?.reading(Reads::Locked)
-            }
-            ["unlock", who, topic, ref queues @ ..] => {
-                self.lock(RequestCode::UNLOCK_BATCH_MQ, who, topic, queues)?
-            }
-
             ["ask", code] => self.any(NOBODY, code, args)?,
             ["ask", who, code] => self.any(who, code, args)?,
-            _ => return Err("no step has these words".to_owned()),
+            _ => {
+                let verb = VERBS.iter().find_map(|verb| Some((verb, verb.fields(&words)?)));
+                let (verb, fields) = verb.ok_or("no step has these words")?;
+                let mut frame = Frame::request(verb.1, &());
+                fields.iter().for_each(|(field, value)| self.put(&mut frame, field, value));
+                for parameter in verb.2.split(' ').filter(|text| !text.is_empty()) {
+                    let (name, field) = parameter.split_once(':').expect("a parameter and a field");
+                    let (field, default) = match field.split_once('=') {
+                        Some((field, default)) => (field, Some(default)),
+                        None => (field, None),
+                    };
+                    if let Some(value) = args.get(name).or(default) {
+                        self.put(&mut frame, field, value);
+                    }
+                }
+                nobody(frame).reading(verb.3.clone())
+            }
         })
+    }
+
+    /// Adds a field to a request; names get the scenario's suffix.
+    fn put(&self, frame: &mut Frame, field: &str, value: &str) {
+        let name = NAMES.contains(&field).then(|| self.wire(value));
+        frame.ext.put(field, name.as_deref().unwrap_or(value));
     }
 
     /// A request by its code and the names of its fields.
@@ -250,8 +241,7 @@ impl Play<'_> {
             frame = frame.with_body(self.in_body(body));
         }
         for (key, value) in args.others().filter(|(key, _)| *key != "wait") {
-            let name = NAMES.contains(&key).then(|| self.wire(value));
-            frame.ext.put(key, name.as_deref().unwrap_or(value));
+            self.put(&mut frame, key, value);
         }
         Ok(Asked::plain(who, frame))
     }
@@ -372,9 +362,9 @@ impl Play<'_> {
         self.heartbeat(who).await
     }
 
-    fn subscriptions(&self, args: &Args) -> Said<Vec<SubscriptionData>> {
+    fn subscriptions(&mut self, args: &Args) -> Said<Vec<SubscriptionData>> {
         let (expression, kind) = expression(args).unwrap_or_else(|| ("*".to_owned(), "TAG"));
-        let version = self.stage.clock().now();
+        self.last_version = self.stage.clock().now().max(self.last_version + 1);
         let topics = args.get("topic").unwrap_or_default();
         topics
             .split(',')
@@ -382,7 +372,7 @@ impl Play<'_> {
             .map(|topic| {
                 let mut data = SubscriptionData::parse(&self.wire(topic), &expression, kind)
                     .ok_or_else(|| format!("`{expression}` is no subscription"))?;
-                data.sub_version = args.number("version", version)?;
+                data.sub_version = args.number("version", self.last_version)?;
                 Ok(data)
             })
             .collect()
@@ -424,6 +414,7 @@ impl Play<'_> {
             texts.push(self.message_properties(args, &group, how));
         }
         let topic_name = self.wire(topic);
+        let template = self.wire(args.get("template").unwrap_or(names::AUTO_CREATE_TOPIC));
         let mut sys_flag = args.number("sys", 0)?;
         if how == Send::Half {
             sys_flag |= system_flag::TRANSACTION_PREPARED;
@@ -431,7 +422,7 @@ impl Play<'_> {
         let header = SendMessage {
             producer_group: &group,
             topic: &topic_name,
-            default_topic: args.get("template").unwrap_or(names::AUTO_CREATE_TOPIC),
+            default_topic: &template,
             default_topic_queue_nums: args.number("queues", 4)?,
             queue_id: args.number("queue", 0)?,
             sys_flag,
@@ -637,7 +628,6 @@ impl Play<'_> {
             return Ok(outcome);
         }
         let body = frame.body_bytes();
-        let malformed = |error: fastjson::Error| error.to_string();
         match reads {
             Reads::Plain => self.json_fields(&body, &mut outcome),
             Reads::Value(field) => {
@@ -651,13 +641,9 @@ impl Play<'_> {
                     self.remember(label, item);
                 }
             }
-            Reads::Members => {
-                let list: ConsumerIdList = fastjson::decode(&body).map_err(malformed)?;
-                let ids = list.consumer_id_list.iter().map(|id| self.shown(id)).collect::<Vec<_>>();
-                outcome = outcome.with_items(ids);
-            }
             Reads::Locked => {
-                let list: LockBatchResponse = fastjson::decode(&body).map_err(malformed)?;
+                let list: LockBatchResponse =
+                    fastjson::decode(&body).map_err(|error| error.to_string())?;
                 let mut ids: Vec<i32> = list.lock_ok_mq_set.iter().map(|q| q.queue_id).collect();
                 ids.sort_unstable();
                 outcome = outcome.with_items(ids.iter().map(ToString::to_string));
