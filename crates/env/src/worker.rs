@@ -1,10 +1,14 @@
 //! Work that runs beside the requests: a synchronous `step`, which is a named thread in production and a plain call in a
 //! simulation.
 //!
-//! Invariant: every thread has a name and an owner who joins it. A worker is never interrupted within a step.
+//! Invariant: every thread has a name and an owner who joins it. A worker is never interrupted within a step. One that
+//! panics ends the process: what it was to write or to announce would be missing from then on, and nobody would know.
 
 use std::{
+    any::Any,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -85,62 +89,70 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Lets the present step end, then ends and joins the thread. A panic of the worker is passed on.
-    pub fn stop(mut self) {
-        if let Err(panic) = self.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn join(&mut self) -> thread::Result<()> {
-        self.wake.stop();
-        self.thread.take().map_or(Ok(()), thread::JoinHandle::join)
-    }
+    /// Lets the present step end, then ends and joins the thread.
+    pub fn stop(self) {}
 }
 
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
-        // A panic was already printed by the thread itself; raising it here could abort an unwinding owner.
-        let _ = self.join();
+        self.wake.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic does not come this far: it has ended the process.
+            let _ = thread.join();
+        }
     }
 }
 
 /// Runs `worker` on a thread of its own named `name` (cut to 15 bytes by Linux), until it is done or its handle goes.
-/// `wake` is the one that others hold; a wake serves one worker.
+/// `wake` is the one that others hold; a wake serves one worker. A panic of the worker is told on standard error and
+/// aborts the process.
 pub fn spawn_worker(
     name: &str,
     clock: &Clock,
     mut worker: impl Worker + 'static,
     wake: &Wake,
 ) -> io::Result<WorkerHandle> {
-    let clock = clock.clone();
-    let own = wake.clone();
+    let (clock, own, worker_name) = (clock.clone(), wake.clone(), name.to_owned());
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         // Whoever calls `wake` before this line leaves `called` set, and the first step comes anyway.
         let _ = own.0.thread.set(thread::current());
-        while !own.0.stopped.load(Ordering::SeqCst) {
-            own.0.called.store(false, Ordering::SeqCst);
-            match worker.step() {
-                Step::Again => {}
-                Step::Done => return,
-                Step::Idle => {
-                    while !own.0.called.load(Ordering::SeqCst) {
-                        thread::park();
-                    }
-                }
-                Step::IdleUntil(deadline) => {
-                    while !own.0.called.load(Ordering::SeqCst) {
-                        let left = deadline.saturating_sub(clock.monotonic());
-                        if left.is_zero() {
-                            break;
-                        }
-                        thread::park_timeout(left);
-                    }
-                }
-            }
+        let steps =
+            catch_unwind(AssertUnwindSafe(|| step_until_stopped(&mut worker, &clock, &own)));
+        if let Err(panic) = steps {
+            eprintln!("worker `{worker_name}` panicked ({}): the process ends", why(&*panic));
+            process::abort();
         }
     })?;
     Ok(WorkerHandle { wake: wake.clone(), thread: Some(thread) })
+}
+
+fn step_until_stopped(worker: &mut impl Worker, clock: &Clock, wake: &Wake) {
+    while !wake.0.stopped.load(Ordering::SeqCst) {
+        wake.0.called.store(false, Ordering::SeqCst);
+        match worker.step() {
+            Step::Again => {}
+            Step::Done => return,
+            Step::Idle => {
+                while !wake.0.called.load(Ordering::SeqCst) {
+                    thread::park();
+                }
+            }
+            Step::IdleUntil(deadline) => {
+                while !wake.0.called.load(Ordering::SeqCst) {
+                    let left = deadline.saturating_sub(clock.monotonic());
+                    if left.is_zero() {
+                        break;
+                    }
+                    thread::park_timeout(left);
+                }
+            }
+        }
+    }
+}
+
+fn why(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -169,5 +181,34 @@ mod tests {
         steps.recv().expect("a wake is never lost");
         handle.stop();
         assert!(steps.recv().is_err(), "the worker is gone");
+    }
+
+    struct Panics;
+
+    impl Worker for Panics {
+        fn step(&mut self) -> Step {
+            panic!("the disk spoke Latin")
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_says_so_and_takes_the_process_with_it() {
+        const IN_CHILD: &str = "APOGEE_TEST_PANIC";
+        if std::env::var_os(IN_CHILD).is_some() {
+            let handle = spawn_worker("log-writer", &Clock::real(), Panics, &Wake::new());
+            // The parent sees a success if the process lives on.
+            let _ = handle.expect("a thread starts").thread.take().expect("not joined").join();
+            return;
+        }
+        let name = "worker::tests::a_worker_that_panics_says_so_and_takes_the_process_with_it";
+        let child = process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", name, "--nocapture"])
+            .env(IN_CHILD, "1")
+            .output()
+            .expect("it runs");
+        assert!(!child.status.success(), "{child:?}");
+        let told = String::from_utf8_lossy(&child.stderr);
+        let expected = "worker `log-writer` panicked (the disk spoke Latin): the process ends";
+        assert!(told.contains(expected), "{told}");
     }
 }
