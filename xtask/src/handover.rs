@@ -3,14 +3,17 @@
 //! Each round runs three brokers one after the other on one folder, and ends each by SIGTERM, or by SIGKILL while it is being
 //! written to. After every change of hands a stock client must find every acknowledged message at its queue offset, queue
 //! offsets without a gap, what the key index knew, and groups where they stopped. The name server is never of the first
-//! broker's kind, so each kind of broker also registers with the other's name server. While a broker runs, the other kind must
-//! refuse its folder.
+//! broker's kind, so each kind of broker also registers with the other's name server. While a broker runs and is written to,
+//! the other kind must refuse its folder, and what it spoils before it does must be put right: a refused original removes
+//! index files and the `abort` mark. Rounds run two at a time, since brokers of the original mostly sleep when they stop.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,9 +23,11 @@ use crate::java;
 use crate::process::{output, scratch};
 use crate::server::{self, Kind, Ports, Role, Server, Spec};
 
-const PORTS: Ports = Ports { namesrv: 39_978, broker: 41_931 };
-/// Where the broker that must be refused would listen.
-const INTRUDER_PORTS: Ports = Ports { namesrv: 39_978, broker: 41_951 };
+/// Of the rounds that run at the same time.
+const LANES: [Ports; 2] =
+    [Ports { namesrv: 39_978, broker: 41_931 }, Ports { namesrv: 39_988, broker: 41_971 }];
+/// How far above the broker's port the one that must be refused would listen.
+const INTRUDER: u16 = 20;
 const TOPIC: &str = "handover";
 const GROUP: &str = "G-handover";
 const MESSAGES: usize = 250;
@@ -36,34 +41,61 @@ enum End {
     Kill,
 }
 
+/// A round by its name: who begins and ends, who comes between, and how each ends its turn.
+struct Plan {
+    name: String,
+    release: &'static str,
+    first: Kind,
+    second: Kind,
+    end: End,
+}
+
 /// Runs every round, or those whose names contain one of `words`.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     server::build()?;
-    let (mut passed, mut failed) = (0, 0);
+    let mut plans = Vec::new();
     for release in ["5.5.0", "4.9.7"] {
+        java::programs(release)?;
         let original = Kind::parse(release);
         for (first, second) in [(&original, &Kind::Apogee), (&Kind::Apogee, &original)] {
             for end in [End::Stop, End::Kill] {
                 let name = format!("{first}-{second}-{first}-{end:?}").to_lowercase();
-                if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
-                    continue;
-                }
-                let began = Instant::now();
-                match Round::new(&name, release, second)?.play([first, second, first], end) {
-                    Ok(()) => {
-                        passed += 1;
-                        println!("{name} ... ok ({} ms)", began.elapsed().as_millis());
-                    }
-                    Err(error) => {
-                        failed += 1;
-                        println!("{name} ... FAILED: {error:#}");
-                    }
+                if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
+                    let (first, second) = (first.clone(), second.clone());
+                    plans.push(Plan { name, release, first, second, end });
                 }
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
-    ensure!(failed == 0 && passed > 0, "{failed} rounds failed");
+    let total = plans.len();
+    ensure!(total > 0, "no round is called {words:?}");
+    // popped from the end
+    plans.reverse();
+    let plans = Mutex::new(plans);
+    let failed = AtomicUsize::new(0);
+    let next = || plans.lock().expect("no lane panics with it").pop();
+    thread::scope(|scope| {
+        for ports in LANES {
+            let (next, failed) = (&next, &failed);
+            scope.spawn(move || {
+                while let Some(plan) = next() {
+                    let began = Instant::now();
+                    let outcome = Round::new(&plan, ports).and_then(|round| round.play(&plan));
+                    let (name, ms) = (&plan.name, began.elapsed().as_millis());
+                    match outcome {
+                        Ok(()) => println!("{name} ... ok ({ms} ms)"),
+                        Err(error) => {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            println!("{name} ... FAILED ({ms} ms): {error:#}");
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    println!("{} passed, {failed} failed", total - failed);
+    ensure!(failed == 0, "{failed} rounds failed");
     Ok(())
 }
 
@@ -79,32 +111,35 @@ struct Round {
 }
 
 impl Round {
-    fn new(name: &str, release: &str, namesrv: &Kind) -> anyhow::Result<Round> {
-        let folder = scratch().join("handover").join(name);
+    fn new(plan: &Plan, ports: Ports) -> anyhow::Result<Round> {
+        let folder = scratch().join("handover").join(&plan.name);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
         Ok(Round {
-            class_path: java::programs(release)?,
-            namesrv: Spec::new(namesrv, Role::Namesrv, folder.join("namesrv"), PORTS),
+            class_path: java::class_path(plan.release)?,
+            namesrv: Spec::new(&plan.second, Role::Namesrv, folder.join("namesrv"), ports),
             folder,
             acknowledged: Vec::new(),
             consumed: 0,
         })
     }
 
-    fn play(mut self, brokers: [&Kind; 3], end: End) -> anyhow::Result<()> {
+    fn play(mut self, plan: &Plan) -> anyhow::Result<()> {
         let _namesrv = self.namesrv.start().context("name server")?;
-        for (turn, kind) in brokers.into_iter().enumerate() {
+        for (turn, kind) in [&plan.first, &plan.second, &plan.first].into_iter().enumerate() {
             let context = format!("turn {turn} of {kind}");
-            let broker = self.broker(kind, PORTS).start().with_context(|| context.clone())?;
-            self.turn(turn, kind, broker, end).with_context(|| context.clone())?;
+            let broker = self.broker(kind, 0).start().with_context(|| context.clone())?;
+            self.turn(turn, kind, broker, plan.end).with_context(|| context.clone())?;
         }
         Ok(())
     }
 
-    fn broker(&self, kind: &Kind, ports: Ports) -> Spec {
+    /// A broker of this round whose port lies `above` the usual one.
+    fn broker(&self, kind: &Kind, above: u16) -> Spec {
+        let ports = self.namesrv.ports;
+        let ports = Ports { broker: ports.broker + above, ..ports };
         let folder = self.folder.join(format!("broker-{kind}-{}", ports.broker));
         let mut spec = Spec::new(kind, Role::Broker, folder, ports);
         spec.store = self.folder.join("store");
@@ -117,30 +152,40 @@ impl Round {
         ]
         .map(str::to_owned)
         .to_vec();
+        spec.java_options = vec!["-XX:TieredStopAtLevel=1".to_owned()];
         spec
     }
 
-    /// What one broker inherits is checked, then it is written to and ended.
+    /// What one broker inherits is checked, then it is written to and ended; meanwhile the other kind tries its folder.
     fn turn(&mut self, turn: usize, kind: &Kind, broker: Server, end: End) -> anyhow::Result<()> {
         self.check_messages()?;
         self.check_keys()?;
-        // An original that is refused removes the `abort` file of the broker that runs, so that what comes after a kill would
-        // take it for a stop (`DefaultMessageStore.shutdown`).
-        if end == End::Stop || *kind != Kind::Apogee {
-            self.check_lock(kind)?;
-        }
+        let other = match kind {
+            Kind::Apogee => Kind::parse("5.5.0"),
+            Kind::Original(_) => Kind::Apogee,
+        };
+        let spec = self.broker(&other, INTRUDER);
+        let mut intruder = spec.spawn()?;
         let prefix = format!("turn{turn}");
-        self.acknowledged.extend(lines(&self.ledger(&[
-            "write",
-            TOPIC,
-            &prefix,
-            &MESSAGES.to_string(),
-        ])?));
+        let count = MESSAGES.to_string();
+        self.acknowledged.extend(lines(&self.ledger(&["write", TOPIC, &prefix, &count])?));
         self.consume()?;
+        check_refused(spec.wait_until_ready(&mut intruder), kind, &other)?;
+        self.wait_for_mark()?;
         match end {
             End::Stop => broker.stop(),
             End::Kill => self.kill_under_load(&prefix, broker),
         }
+    }
+
+    /// An original that is refused removes the `abort` mark on its way out; a broker of ours writes it again.
+    fn wait_for_mark(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.folder.join("store/abort").exists() {
+            ensure!(Instant::now() < deadline, "the mark of an open store is gone");
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Ends the broker while a client writes to it; what was acknowledged counts, the rest may be there or not.
@@ -223,25 +268,6 @@ impl Round {
         Ok(())
     }
 
-    /// The other kind must refuse the folder of a running broker, and say why.
-    fn check_lock(&self, running: &Kind) -> anyhow::Result<()> {
-        let other = match running {
-            Kind::Apogee => Kind::parse("5.5.0"),
-            Kind::Original(_) => Kind::Apogee,
-        };
-        match self.broker(&other, INTRUDER_PORTS).start() {
-            Ok(_) => bail!("{other} opened the folder of a running {running}"),
-            Err(refused) => {
-                let text = format!("{refused:#}").to_lowercase();
-                ensure!(
-                    text.contains("lock") || text.contains("in use by another process"),
-                    "{other} ended for another reason: {text}"
-                );
-                Ok(())
-            }
-        }
-    }
-
     /// The group gets what it has not had yet, exactly, and its offsets are on disk afterwards.
     fn consume(&mut self) -> anyhow::Result<()> {
         let text = self.ledger(&["read", TOPIC])?;
@@ -265,14 +291,29 @@ impl Round {
 
     fn client(&self, words: &[&str]) -> anyhow::Result<Command> {
         let mut client = java::java(&self.class_path, &self.folder.join("client"))?;
-        client.arg("-Xmx256m").arg("Ledger").args(words);
-        client.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
+        // it lives for a second or two
+        client.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+        client.arg("Ledger").args(words);
+        client.env("NAMESRV_ADDR", format!("127.0.0.1:{}", self.namesrv.ports.namesrv));
         Ok(client)
     }
 
     fn ledger(&self, words: &[&str]) -> anyhow::Result<String> {
         output(&mut self.client(words)?)
     }
+}
+
+/// The other kind must refuse the folder of a running broker, and say why.
+fn check_refused(outcome: anyhow::Result<()>, running: &Kind, other: &Kind) -> anyhow::Result<()> {
+    let Err(refused) = outcome else {
+        bail!("{other} opened the folder of a running {running}");
+    };
+    let text = format!("{refused:#}").to_lowercase();
+    ensure!(
+        text.contains("lock") || text.contains("in use by another process"),
+        "{other} ended for another reason: {text}"
+    );
+    Ok(())
 }
 
 /// The lines that stand for messages.

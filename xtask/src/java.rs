@@ -45,12 +45,21 @@ pub(crate) fn jars(part: Part, version: &str) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Returns the class path to run our programs with the client of a release; they are compiled by [`programs`].
+pub(crate) fn class_path(version: &str) -> anyhow::Result<String> {
+    let jars = jars(Part::Client, version)?;
+    Ok(format!("{}:{}/*", classes(version).display(), jars.display()))
+}
+
+fn classes(version: &str) -> PathBuf {
+    scratch().join(format!("classes-{version}"))
+}
+
 /// Compiles our programs against the client of a release and returns the class path to run them.
 pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
-    let jars = jars(Part::Client, version)?;
-    let classes = scratch().join(format!("classes-{version}"));
+    let classes = classes(version);
     fs::create_dir_all(&classes)?;
-    let class_path = format!("{}:{}/*", classes.display(), jars.display());
+    let class_path = class_path(version)?;
     let sources = root().join("interop/java/src");
     // 4.2.0 has neither the lite pull consumer nor transaction listeners
     let names: &[&str] = match version {

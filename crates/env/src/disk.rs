@@ -35,7 +35,7 @@ pub struct DirEntry {
 /// Room on the file system that holds a path, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Size of the file system.
+    /// What is used, and what a process without privileges may still write: not what is kept for root.
     pub total: u64,
     /// What a process without privileges may still write.
     pub free: u64,
@@ -64,6 +64,10 @@ pub trait Disk: Send + Sync {
 
     /// Gives a file or directory another name, replacing a file that has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// As [`Disk::rename`], but gives the file system no cause to hurry the content to the device first: who needs that
+    /// syncs it.
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file. A missing one is an error of kind `NotFound`.
     fn remove(&self, path: &Path) -> io::Result<()>;

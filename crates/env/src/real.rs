@@ -16,7 +16,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, fdatasync, statvfs, syncfs},
+    fs::{
+        CWD, FallocateFlags, FlockOperation, RenameFlags, fallocate, fcntl_lock, fdatasync,
+        renameat_with, statvfs, syncfs,
+    },
     io::{Errno, ReadWriteFlags, preadv2, pwritev},
 };
 
@@ -81,6 +84,15 @@ impl Disk for RealDisk {
         fs::rename(from, to)
     }
 
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // ext4 writes back what is renamed over another name before it goes on; what is exchanged it leaves alone.
+        match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+            Ok(()) => fs::remove_file(from),
+            // There is nothing to exchange with, or the file system cannot.
+            Err(_) => fs::rename(from, to),
+        }
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -143,8 +155,10 @@ impl Disk for RealDisk {
 
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = statvfs(path)?;
+        // What only root may use belongs to nobody, as in `df` and in the original (`UtilAll`).
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         Ok(Space {
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            total: used.saturating_add(stat.f_bavail).saturating_mul(stat.f_frsize),
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
     }

@@ -3,6 +3,10 @@
 //! What the checkpoint says must hold after a crash of the machine, so a round has two halves: views are synced up to
 //! some record; once the log, too, is synced up to there, the checkpoint says so. A round comes when enough was
 //! dispatched since the last, which bounds what a recovery has to replay, or enough time has passed.
+//!
+//! It also undoes what another broker does to a directory before the lock refuses it. The original loads the store as
+//! after a crash first: it removes index files that are not full, builds others, and on its way out writes the tables as
+//! it found them, and the checkpoint, and removes the `abort` mark, without which our crash would look like a clean stop.
 
 use std::{
     io,
@@ -20,8 +24,10 @@ use jiff::tz::TimeZone;
 use crate::{
     Fault, Inner, Options, Queue,
     checkpoint::{Checkpoint, Progress},
+    log::append::lock_any,
+    recovery::mark_open,
     retention::{LogFile, Reason, Retention},
-    views::{Durable, LastStop},
+    views::{Durable, LastStop, index::Index},
 };
 
 /// Pause between looks at whether a round is due, or the log synced.
@@ -29,6 +35,11 @@ const TICK: Duration = Duration::from_millis(250);
 /// Bytes of log that are dispatched before the views are synced: with what comes until the log is synced too, this is what
 /// a recovery has to replay.
 const REPLAY_BYTES: u64 = 256 << 20;
+
+/// Pause between looks for what another broker did to the directory.
+const GUARD_PERIOD: Duration = Duration::from_secs(1);
+/// How long after its last trace another broker may still be there, and write its tables.
+const INTRUDER_LINGERS: Duration = Duration::from_secs(30);
 
 /// Is asked how many of the messages of a queue that the log has just lost some group had not consumed.
 pub type UnconsumedHook = Box<dyn Fn(&Queue, Range<i64>) -> u64 + Send + Sync>;
@@ -101,6 +112,9 @@ pub(crate) struct Keeper {
     saved: Durable,
     saved_at: Duration,
     check_at: Duration,
+    guard_at: Duration,
+    /// Until when tables are written again and again, since another broker may write them.
+    intruder_until: Option<Duration>,
     /// Files still to go, one each `deleteCommitLogFilesInterval`.
     doomed: Option<(usize, Reason)>,
 }
@@ -115,6 +129,8 @@ impl Keeper {
             saved,
             saved_at: now,
             check_at: now + options.clean_resource_interval,
+            guard_at: now + GUARD_PERIOD,
+            intruder_until: None,
             doomed: None,
         }
     }
@@ -129,6 +145,12 @@ impl Keeper {
                 }
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "a log file could not be removed"),
+            }
+        }
+        if now >= self.guard_at {
+            self.guard_at = now + GUARD_PERIOD;
+            if let Err(error) = self.guard(store, now) {
+                tracing::error!(%error, "what another broker did to the directory stays for now");
             }
         }
         if let Err(error) = self.checkpoint(store, now) {
@@ -160,6 +182,36 @@ impl Keeper {
         if behind >= REPLAY_BYTES || behind > 0 && is_old {
             self.waiting = Some(store.views.sync(LastStop::Crash)?);
         }
+        Ok(())
+    }
+
+    /// Looks for the traces of another broker, and undoes what it did.
+    fn guard(&mut self, store: &Inner, now: Duration) -> io::Result<()> {
+        // After a shutdown the mark is to be gone.
+        if lock_any(&store.lock).is_none() {
+            return Ok(());
+        }
+        let has_mark = store.env.disk.exists(&store.path("abort"))?;
+        let index = store.views.index.as_ref();
+        if has_mark && !index.map_or(Ok(false), Index::is_missing)? {
+            self.intruder_until = self.intruder_until.filter(|until| now <= *until);
+            if self.intruder_until.is_some() {
+                store.intrusions.fetch_add(1, Ordering::Release);
+            }
+            return Ok(());
+        }
+        tracing::warn!(
+            has_mark,
+            "another broker tried to open this directory; what it changed is put right"
+        );
+        if !has_mark {
+            mark_open(&*store.env.disk, &store.options.store_path_root_dir)?;
+        }
+        index.map_or(Ok(()), Index::restore)?;
+        // It wrote the checkpoint, too.
+        self.waiting = Some(store.views.sync(LastStop::Crash)?);
+        self.intruder_until = Some(now + INTRUDER_LINGERS);
+        store.intrusions.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

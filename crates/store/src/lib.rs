@@ -24,7 +24,10 @@ use std::{
     io,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -41,7 +44,7 @@ pub use crate::{
     status::Status,
     table::Table,
     views::{
-        Boundary, Queue, QueueEntry,
+        Boundary, LastStop, Queue, QueueEntry,
         dispatch::DispatchHook,
         index::{Found, Wanted},
     },
@@ -68,6 +71,8 @@ pub(crate) struct Inner {
     dispatch: Arc<Dispatch>,
     retention: RetentionCounters,
     unconsumed_hook: OnceLock<UnconsumedHook>,
+    /// Grows when another broker may have written the tables.
+    intrusions: AtomicU64,
     keeper: Mutex<Keeper>,
     keeper_wake: Wake,
     lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -211,6 +216,12 @@ impl Store {
     /// keeper's thread for each queue that lost messages.
     pub fn on_removed(&self, hook: UnconsumedHook) {
         assert!(self.0.unconsumed_hook.set(hook).is_ok(), "one broker is asked");
+    }
+
+    /// Returns a number that grows when another broker, refused by the lock, may have written the tables of the
+    /// directory: whoever owns one writes it again.
+    pub fn intrusions(&self) -> u64 {
+        self.0.intrusions.load(Ordering::Acquire)
     }
 
     /// Returns what retention removed since the store was opened.

@@ -11,7 +11,7 @@ use std::{
     io,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
 };
 
 use env::{Disk, Env, Wake, write_whole};
@@ -28,7 +28,7 @@ use crate::{
         scan::{Go, Stopped, scan},
     },
     segments::{Layout, LoadError, OpenFiles, Segments},
-    views::{Durable, LastStop, Views, dispatch::Dispatch},
+    views::{Durable, LastStop, Views, dispatch::Dispatch, index::Index},
 };
 
 /// What opening a store found and did.
@@ -85,9 +85,7 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
     // What a killed process left may be in the page cache only; from here on it is called synced.
     segments.sync(trusted.log.min(end)..end).map_err(failed("cannot sync the log of", &root))?;
     // From here on the directory is not clean, whatever happens.
-    write_whole(disk, &root.join("abort"), std::process::id().to_string().as_bytes())
-        .map_err(failed("cannot write into", &root))?;
-    disk.sync_dir(&root).map_err(failed("cannot sync", &root))?;
+    mark_open(disk, &root).map_err(failed("cannot write into", &root))?;
 
     // A view that was deleted is rebuilt, and the other with it.
     let is_whole = views_exist(&options, disk).map_err(failed("cannot list", &root))?;
@@ -113,6 +111,7 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
         dispatch: Arc::new(dispatch),
         retention: RetentionCounters::default(),
         unconsumed_hook: OnceLock::new(),
+        intrusions: AtomicU64::new(0),
         keeper: Mutex::new(Keeper::new(&options, &env.clock, Durable::default())),
         keeper_wake: Wake::new(),
         lock: Mutex::new(Some(dir_lock)),
@@ -128,6 +127,12 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
     let recovered =
         Recovered { last_stop, checked_from: trusted.log, end, dropped, replayed_from: applied };
     Ok((Store(Arc::new(inner)), recovered))
+}
+
+/// Writes the mark that says that the directory is in use, or was when its owner crashed.
+pub(crate) fn mark_open(disk: &dyn Disk, root: &Path) -> io::Result<()> {
+    write_whole(disk, &root.join("abort"), std::process::id().to_string().as_bytes())?;
+    disk.sync_dir(root)
 }
 
 /// Whether there are queues, and an index if there is to be one.
@@ -167,7 +172,12 @@ pub(crate) fn close(store: &Arc<Inner>) -> Result<(), Fault> {
         return Err(Fault::Poisoned);
     }
     sync_views(store, LastStop::Clean)?;
-    store.env.disk.remove(&store.path("abort"))?;
+    store.views.index.as_ref().map_or(Ok(()), Index::restore)?;
+    match store.env.disk.remove(&store.path("abort")) {
+        // Another broker, refused, was faster.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     store.env.disk.sync_dir(&store.options.store_path_root_dir)?;
     lock_any(&store.lock).take();
     Ok(())

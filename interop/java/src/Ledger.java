@@ -140,6 +140,8 @@ public final class Ledger {
         Interop.eventually("routed", () -> !Interop.producer.fetchPublishMessageQueues(topic).isEmpty());
         Interop.Inbox inbox = new Interop.Inbox();
         DefaultMQPushConsumer consumer = Interop.start(group, topic, "*", false, inbox);
+        // a message is in the inbox before it counts as consumed: what is under way must end before offsets are committed
+        consumer.setAwaitTerminationMillisWhenShutdown(Interop.PATIENCE_MS);
         Interop.eventually(count + " consumed by " + group, () -> inbox.messages.size() >= count);
         consumer.shutdown();
         inbox.messages.forEach(Ledger::print);

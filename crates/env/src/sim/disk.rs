@@ -327,6 +327,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.rename(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world();
         let id = *world.names.get(path).ok_or_else(|| not_found(path))?;

@@ -2,7 +2,9 @@
 //!
 //! Under `SYNC_FLUSH` a sync begins as soon as the last one has ended and something was written meanwhile: whatever
 //! gathered shares it, without a timer. Under `ASYNC_FLUSH` it runs every `flushIntervalCommitLog`. The flusher also
-//! reserves room ahead of the writer, so that writes into a file find their blocks there.
+//! reserves room ahead of the writer, so that writes into a file find their blocks there. It never creates the next file:
+//! an original that is refused by our lock has by then removed log files that nothing in the one before leads to
+//! (Java: `MappedFileQueue.truncateDirtyFiles`).
 //!
 //! A failed sync poisons the log: the kernel may have dropped the pages and would answer success the next time.
 
@@ -57,7 +59,9 @@ impl Log {
     /// Reserves room for a write if the flusher has not done so ahead of it.
     pub(super) fn reserve_for(&self, range: Range<u64>) -> io::Result<()> {
         let reserved = self.flusher.reserved.load(Ordering::Relaxed);
-        if reserved.saturating_sub(range.end) < self.low_water() {
+        if self.is_more_to_reserve(reserved)
+            && reserved.saturating_sub(range.end) < self.low_water()
+        {
             self.flusher.wake.wake();
         }
         if range.end <= reserved {
@@ -87,13 +91,19 @@ impl Log {
         (RESERVE_STEP / 2).min(self.limits.file_len / 4)
     }
 
-    /// Reserves the next step before the writer needs it, in the next file if this one is all reserved.
+    /// Whether the file in which room is reserved up to here goes on.
+    fn is_more_to_reserve(&self, reserved: u64) -> bool {
+        !reserved.is_multiple_of(self.limits.file_len)
+    }
+
+    /// Reserves the next step of the file before the writer needs it.
     fn reserve_ahead(&self) {
         let (written, reserved) =
             (self.marks.written.get(), self.flusher.reserved.load(Ordering::Relaxed));
         let ahead = reserved.saturating_sub(written);
         if 0 < ahead
             && ahead < self.low_water()
+            && self.is_more_to_reserve(reserved)
             && let Err(error) = self.reserve_from(reserved)
         {
             // The write that needs the room will meet the same error and handle it.

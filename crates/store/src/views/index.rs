@@ -372,10 +372,7 @@ impl Index {
                 entries.slots = Arc::default();
             }
         }
-        let is_sealed = |entries: &&Entries| {
-            entries.slots_written && entries.synced.count >= self.shape.entries
-        };
-        let sealed = state.files.iter().take_while(is_sealed).count();
+        let sealed = state.files.iter().take_while(|entries| entries.is_sealed(self.shape)).count();
         let (sealed, unsealed) = state.files.split_at(sealed);
         let unsealed =
             unsealed.iter().map(|entries| &entries.header).find(|header| header.count > 1);
@@ -416,6 +413,56 @@ impl Index {
             before = Some(view.name);
         }
         Ok(found)
+    }
+
+    /// Whether a file that is not full has gone from the directory: another broker, refused by the lock, has loaded the
+    /// store as after a crash (Java: `IndexService.load`).
+    pub fn is_missing(&self) -> io::Result<bool> {
+        let unsealed: Vec<String> = {
+            let state = self.lock();
+            let files = state.files.iter().filter(|entries| entries.file.is_some());
+            files.filter(|entries| !entries.is_sealed(self.shape)).map(|e| e.name.clone()).collect()
+        };
+        for name in unsealed {
+            if !self.disk.exists(&self.dir.join(name))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes the files anew that have gone from the directory, out of those still open, and removes index files that
+    /// are none of ours: they hold the same keys a second time.
+    pub fn restore(&self) -> io::Result<()> {
+        let state = &mut *self.lock();
+        let mut has_changed = false;
+        for entries in &mut state.files {
+            let Some(old) = &entries.file else { continue };
+            let path = self.dir.join(&entries.name);
+            if self.disk.exists(&path)? {
+                continue;
+            }
+            tracing::warn!(path = %path.display(), "index file was removed by another process; written anew");
+            self.disk.create_dir_all(&self.dir)?;
+            let new = self.disk.open(&path, Open::Length(self.shape.file_len()))?;
+            let end = self.shape.entry_at(u64::from(entries.written));
+            if let Err(error) = copy(&**old, &*new, end) {
+                // Half a file must not look like a whole one; the next look tries again.
+                self.disk.remove(&path)?;
+                return Err(error);
+            }
+            entries.file = Some(new);
+            has_changed = true;
+        }
+        for found in self.disk.list(&self.dir)? {
+            let is_index = !found.is_dir && found.name.parse::<u64>().is_ok();
+            if is_index && state.files.iter().all(|entries| entries.name != found.name) {
+                tracing::warn!(name = found.name, "index file of another process removed");
+                self.disk.remove(&self.dir.join(found.name))?;
+                has_changed = true;
+            }
+        }
+        if has_changed { self.disk.sync_dir(&self.dir) } else { Ok(()) }
     }
 
     /// Removes the files whose records all lie before `log_min`, never the newest; returns how many.
@@ -645,6 +692,21 @@ impl Index {
     }
 }
 
+/// Copies the first `end` bytes of a file to a new one, leaving out blocks of zeros, and syncs it.
+fn copy(from: &dyn File, to: &dyn File, end: u64) -> io::Result<()> {
+    let mut block = vec![0; RUN_BYTES];
+    let mut at = 0;
+    while at < end {
+        let part = (end - at).min(RUN_BYTES as u64) as usize;
+        from.read_at(at, &mut block[..part])?;
+        if block[..part].iter().any(|byte| *byte != 0) {
+            to.write_at(at, &[IoSlice::new(&block[..part])])?;
+        }
+        at += part as u64;
+    }
+    to.sync()
+}
+
 /// What a query holds of a file while it follows a chain without the lock.
 struct QueryView {
     name: String,
@@ -721,6 +783,11 @@ impl Entries {
             pending: Vec::with_capacity(4096),
             synced: Header::default(),
         }
+    }
+
+    /// Whether the file is full and durable, slots and all.
+    fn is_sealed(&self, shape: Shape) -> bool {
+        self.slots_written && self.synced.count >= shape.entries
     }
 
     /// Java: `IndexFile.putKey`, with its order of steps: the first entry's seconds are relative to the end of the file

@@ -439,6 +439,12 @@ impl Numbering<'_> {
     }
 }
 
+/// Whether a topic's name can name a directory of its own. Names are checked when topics are made; this is for what
+/// stands in a foreign log.
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
 fn is_kept(entry: QueueEntry, log_min: u64) -> bool {
     !entry.is_gap() && entry.log_offset >= log_min
 }
@@ -632,10 +638,16 @@ impl Queues {
         let _ = self.shared.store_time.set(store_time);
     }
 
-    /// Returns the handle of a queue, making one if there is none; on disk it appears with its first message.
+    /// Returns the handle of a queue, making one if there is none; on disk it appears with its first message. A name
+    /// that cannot be a directory's gives a handle as of a removed topic, which keeps nothing.
     pub fn queue(&self, topic: &str, id: i32) -> Arc<Queue> {
         if let Some(queue) = self.find(topic, id) {
             return queue;
+        }
+        if !is_file_name(topic) {
+            let queue = self.shared.new_queue(topic, id);
+            queue.lock().is_removed = true;
+            return Arc::new(queue);
         }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let queues = table.entry(topic.into()).or_default();

@@ -115,6 +115,25 @@ fn a_queue_that_starts_late_has_its_gap_filled_and_its_minimum_behind_it() {
 }
 
 #[test]
+fn a_topic_whose_name_is_no_directorys_keeps_nothing_and_makes_no_path() {
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
+    let mut list = WriteList::default();
+    for name in ["", ".", "..", "../up", "/root", "a/b", "a\0b"] {
+        let queue = queues.queue(name, 0);
+        push(&mut list, &queue, 0..5, 1);
+        write(&mut list);
+        assert_eq!((queue.min_offset(), queue.max_offset()), (0, 0), "{name:?}");
+        assert_eq!(read(&queue, 0, 5), [], "{name:?}");
+        queues.remove_topic(name).expect("nothing to remove");
+    }
+    queues.sync().expect("nothing to sync");
+    assert!(queues.all().is_empty());
+    assert_eq!(queues.pending(), 0);
+    assert_eq!(disk.list(Path::new("/")).expect("lists"), []);
+}
+
+#[test]
 fn the_minimum_follows_the_log_and_old_files_go() {
     let disk = disk();
     let queues = open(&disk, LastStop::Clean, 0, 0);

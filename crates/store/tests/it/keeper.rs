@@ -10,10 +10,11 @@ use std::{
 };
 
 use env::{
-    Env,
+    Disk, Env, read_whole,
     sim::{Crash, SimClock, SimDisk},
+    write_whole,
 };
-use store::{Options, Refused, Store};
+use store::{LastStop, Options, Refused, Store};
 
 use crate::support::{bodies, one, options};
 
@@ -138,4 +139,46 @@ fn a_disk_over_its_last_mark_refuses_messages_until_there_is_room() {
     world.pass(&store, 11);
     append(&store, 1);
     assert_eq!(bodies(&store, &store.queue("T", 0)).len(), 2);
+}
+
+#[test]
+fn what_a_refused_original_leaves_behind_is_put_right_within_seconds() {
+    for crash in [true, false] {
+        let world = World::new();
+        let (store, _) = world.open();
+        append(&store, 100);
+        world.pass(&store, 65);
+        append(&store, 50);
+        // It takes our mark for a crash, throws the unfinished index away, builds its own, and stops "cleanly".
+        let index = world.disk.list(Path::new("/store/index")).expect("a directory");
+        let newest = index.iter().map(|entry| entry.name.clone()).max().expect("an index file");
+        let path = Path::new("/store/index").join(&newest);
+        let whole = read_whole(&world.disk, &path, 1 << 20).expect("readable").expect("there");
+        world.disk.remove(&path).expect("it is there");
+        let foreign = Path::new("/store/index/20991231235959999");
+        write_whole(&world.disk, foreign, &whole).expect("room");
+        write_whole(&world.disk, Path::new("/store/checkpoint"), &[1; 4096]).expect("room");
+        world.disk.remove(Path::new("/store/abort")).expect("it is there");
+        world.pass(&store, 3);
+        assert!(store.intrusions() > 0);
+        assert!(world.disk.exists(Path::new("/store/abort")).expect("readable"));
+        append(&store, 50);
+        world.pass(&store, 40);
+        let intrusions = store.intrusions();
+        world.pass(&store, 10);
+        assert_eq!(store.intrusions(), intrusions, "it is gone");
+        if crash {
+            drop(store);
+            world.disk.crash(Crash::Process);
+        } else {
+            store.shutdown().expect("a clean stop");
+            drop(store);
+        }
+        let (store, recovered) = world.open();
+        assert_eq!(recovered.last_stop == LastStop::Crash, crash);
+        assert!(!world.disk.exists(foreign).expect("readable"));
+        let found = store.find_by_key("T", "k6", 1000, 0, i64::MAX).expect("the index answers");
+        // "body 0" to "body 9", three times
+        assert_eq!(found.len(), 30, "{found:?}");
+    }
 }
