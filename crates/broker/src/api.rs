@@ -662,6 +662,16 @@ pub enum TopicError {
     Full(#[from] TableFull),
 }
 
+/// A table could not be written, so a change of it would not survive the process. SYSTEM_ERROR.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{file}` cannot be written: {why}")]
+pub struct NotSaved {
+    /// The table's file.
+    pub file: &'static str,
+    /// What the system said.
+    pub why: String,
+}
+
 /// Why a subscription group was not created, changed, found or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {

@@ -6,7 +6,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,10 +31,11 @@ use wire::{
 use crate::{
     Live, Options,
     api::{
-        ClientsError, CommitError, Committed, GroupError, IfUnknown, LockError, OffsetError,
-        ResetError, ResetTo, SubscriptionError, TopicError,
+        ClientsError, CommitError, Committed, GroupError, IfUnknown, LockError, NotSaved,
+        OffsetError, ResetError, ResetTo, SubscriptionError, TopicError,
     },
     blocking,
+    catalog::Catalog,
     clients::Clients,
     config::Config,
     delay::{DelayLevels, DelayOffsetTable},
@@ -76,6 +80,8 @@ pub(crate) struct Inner {
     /// When the broker was opened.
     pub(crate) started_at: env::Millis,
     offset_table: Saved<ConsumerOffsetTable>,
+    /// What [`Store::intrusions`] said when the tables were last written because of it.
+    intrusions: AtomicU64,
     due: Mutex<Due>,
 }
 
@@ -140,8 +146,13 @@ impl Broker {
     /// [`OpenError`] when a table cannot be read.
     pub fn open(options: Options, store: Store, env: Env) -> Result<Broker, OpenError> {
         let clock = env.clock.clone();
-        let topics = Topics::new(table(&store, &env, "topics.json")?, &options, clock.clone());
-        let groups = Groups::new(table(&store, &env, "subscriptionGroup.json")?, &options, clock);
+        let dir = store.config_dir();
+        let file = "topics.json";
+        let topics = Catalog::open(&env, &dir, file).map_err(unreadable(file))?;
+        let topics = Topics::new(topics, &options, clock.clone());
+        let file = "subscriptionGroup.json";
+        let groups = Catalog::open(&env, &dir, file).map_err(unreadable(file))?;
+        let groups = Groups::new(groups, &options, clock);
         let offset_table: Saved<ConsumerOffsetTable> = table(&store, &env, "consumerOffset.json")?;
         let offsets = Offsets::new(&offset_table.read().offset_table, options.offsets_max);
         let own_properties = properties::from_pairs([
@@ -167,6 +178,7 @@ impl Broker {
             own_properties,
             started_at: env.clock.now(),
             offset_table,
+            intrusions: AtomicU64::new(store.intrusions()),
             due: Mutex::default(),
             options: Live::new(options),
             config: Config::new(env.clock.now()),
@@ -234,8 +246,16 @@ impl Broker {
             let topics = inner.topics.all();
             inner.stats.sample(now, topics.iter().map(|topic| &*topic.stats));
         }
-        inner.topics.saved().flush();
-        inner.groups.saved().flush();
+        let intrusions = inner.store.intrusions();
+        if inner.intrusions.swap(intrusions, Ordering::Relaxed) != intrusions {
+            self.write_all_again();
+        }
+        self.write_catalogs();
+        if due.clients {
+            // A failure was logged, and the next second tries again.
+            let _ = inner.topics.catalog().sync();
+            let _ = inner.groups.catalog().sync();
+        }
         if due.offsets {
             self.flush_offsets();
         }
@@ -248,8 +268,7 @@ impl Broker {
     fn is_work_due(&self) -> bool {
         let inner = &*self.inner;
         self.due().is_any(inner.env.clock.monotonic())
-            || inner.topics.saved().is_dirty()
-            || inner.groups.saved().is_dirty()
+            || !self.is_saved()
             || inner.delay_levels.is_any_due(inner.env.clock.now())
     }
 
@@ -260,16 +279,47 @@ impl Broker {
     /// Writes every table; to be called after the last request, before the store is shut down.
     pub fn shutdown(&self) {
         let inner = &*self.inner;
-        inner.topics.saved().flush();
-        inner.groups.saved().flush();
+        self.write_catalogs();
+        let _ = inner.topics.catalog().sync();
+        let _ = inner.groups.catalog().sync();
         inner.delay_levels.flush(&inner.store, inner.env.clock.now());
         self.flush_offsets();
+    }
+
+    /// Says whether the files of topics and groups have every change.
+    pub fn is_saved(&self) -> bool {
+        self.inner.topics.catalog().is_saved() && self.inner.groups.catalog().is_saved()
+    }
+
+    /// Waits until the files of topics and groups have every change made so far: what is acknowledged after that is
+    /// there after a kill.
+    ///
+    /// # Errors
+    /// [`NotSaved`]; the change holds while the process lives, and housekeeping goes on trying.
+    pub async fn saved(&self) -> Result<(), NotSaved> {
+        self.inner.topics.catalog().saved().await?;
+        self.inner.groups.catalog().saved().await
+    }
+
+    fn write_catalogs(&self) {
+        // A failure was logged, and the next tick tries again.
+        let _ = self.inner.topics.catalog().write();
+        let _ = self.inner.groups.catalog().write();
+    }
+
+    fn write_all_again(&self) {
+        let inner = &*self.inner;
+        inner.topics.catalog().change(|_| ());
+        inner.groups.catalog().change(|_| ());
+        inner.delay_levels.write_again();
+        inner.offset_table.update(|_| ());
+        inner.offset_table.flush();
     }
 
     fn flush_offsets(&self) {
         let Some(offsets) = self.inner.offsets.snapshot_if_changed() else { return };
         let now = self.inner.env.clock.now();
-        self.inner.offset_table.update_later(|table| {
+        self.inner.offset_table.update(|table| {
             table.group_topic_map = Some(group_topics(&offsets));
             table.offset_table = offsets;
             table.data_version.advance(now);
@@ -522,7 +572,7 @@ impl Broker {
     // ----------------------------------------------------------------------------------------------- topics, groups
 
     /// Creates and changes topics: all of them or, on the first error, none. Attributes are changes, `+key` sets and
-    /// `-key` removes.
+    /// `-key` removes. It is in force at once, and survives a kill after [`Broker::saved`].
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -530,7 +580,7 @@ impl Broker {
         self.inner.topics.update(topics)
     }
 
-    /// Deletes a topic with its queues, the groups' offsets of it, and their retry topics for it.
+    /// Deletes a topic with its queues, the groups' offsets of it, and their retry topics for it. It waits for the disk.
     ///
     /// # Errors
     /// See [`TopicError`]; a topic that does not exist is none.
@@ -566,8 +616,14 @@ impl Broker {
     }
 
     /// Returns the whole table, for registration and for those who copy it.
-    pub fn topics(&self) -> Arc<TopicConfigTable> {
+    pub fn topics(&self) -> TopicConfigTable {
         self.inner.topics.table()
+    }
+
+    /// Returns the table with only the topics that were created or changed after [`Broker::topics_version`] was `after`;
+    /// none if that is too long ago to be known.
+    pub fn topic_changes(&self, after: u64) -> Option<TopicConfigTable> {
+        self.inner.topics.changes(after)
     }
 
     /// Returns the names of the broker's own topics.
@@ -590,7 +646,8 @@ impl Broker {
         self.inner.topics.mark_ordered(topics);
     }
 
-    /// Creates and changes groups: all of them or, on the first error, none.
+    /// Creates and changes groups: all of them or, on the first error, none. It is in force at once, and survives a kill
+    /// after [`Broker::saved`].
     ///
     /// # Errors
     /// See [`GroupError`].
@@ -626,7 +683,7 @@ impl Broker {
     }
 
     /// Returns the whole table, for those who copy it.
-    pub fn groups(&self) -> Arc<SubscriptionGroupTable> {
+    pub fn groups(&self) -> SubscriptionGroupTable {
         self.inner.groups.table()
     }
 }
@@ -658,5 +715,9 @@ fn table<T>(store: &Store, env: &Env, file: &'static str) -> Result<Saved<T>, Op
 where
     T: Clone + Default + serde::Serialize + serde::de::DeserializeOwned,
 {
-    Saved::open(env, &store.config_dir(), file).map_err(|source| OpenError::Table { file, source })
+    Saved::open(env, &store.config_dir(), file).map_err(unreadable(file))
+}
+
+fn unreadable(file: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Table { file, source }
 }

@@ -114,12 +114,18 @@ impl DelayLevels {
             }
         }
         if !positions.is_empty() {
-            self.table.update_later(|table| {
+            self.table.update(|table| {
                 table.offset_table.append(&mut positions);
                 table.data_version.advance(now);
             });
             self.table.flush();
         }
+    }
+
+    /// Writes the table although it has not changed: another broker may have written its own.
+    pub(crate) fn write_again(&self) {
+        self.table.update(|_| ());
+        self.table.flush();
     }
 
     pub(crate) fn table(&self) -> Arc<DelayOffsetTable> {

@@ -1,7 +1,7 @@
 //! Subscription groups: what a consumer group may do, and how often it tries again.
 //!
-//! The truth is `subscriptionGroup.json`, a versioned table; beside it stands a map of shared configurations for the
-//! paths of messages. A group that nobody has created appears with its first heartbeat, pull or send-back, if
+//! The truth is a map of shared configurations for the paths of messages; `subscriptionGroup.json`, a versioned table,
+//! follows it. A group that nobody has created appears with its first heartbeat, pull or send-back, if
 //! `autoCreateSubscriptionGroup`. (Java: `SubscriptionGroupManager`)
 
 use std::{
@@ -19,7 +19,7 @@ use crate::{
     Options,
     api::{GroupError, TableFull},
     attributes,
-    saved::Saved,
+    catalog::{Catalog, Content, Opened},
 };
 
 /// Bit of a forbidden topic in the forbidden table (Java: `PermName.INDEX_PERM_READ`).
@@ -30,7 +30,7 @@ type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
 
 /// All subscription groups of the broker.
 pub(crate) struct Groups {
-    table: Saved<SubscriptionGroupTable>,
+    catalog: Arc<Catalog<SubscriptionGroupTable>>,
     live: RwLock<HashMap<ByteString, Arc<SubscriptionGroupConfig>>>,
     /// What is forbidden, by group and topic: pulls look here.
     forbidden: RwLock<Forbidden>,
@@ -44,7 +44,7 @@ pub(crate) struct Groups {
 impl Groups {
     /// Takes over the table and creates the groups of the original's tools.
     pub(crate) fn new(
-        table: Saved<SubscriptionGroupTable>,
+        (catalog, stored): Opened<SubscriptionGroupTable>,
         options: &Options,
         clock: env::Clock,
     ) -> Groups {
@@ -60,28 +60,22 @@ impl Groups {
         ];
         let groups = Groups {
             live: RwLock::default(),
-            forbidden: RwLock::new(table.read().forbidden_table.clone()),
+            forbidden: RwLock::new(catalog.with_head(|head| head.forbidden_table.clone())),
             changing: Mutex::new(()),
             clock,
             groups_max: options.groups_max,
             queues_max: options.topic_queues_max,
-            table,
+            catalog: Arc::new(catalog),
         };
-        let stored = groups.table.read();
-        let missing: Vec<SubscriptionGroupConfig> = OWN
-            .into_iter()
-            .filter(|name| !stored.subscription_group_table.contains_key(*name))
-            .map(group_named)
-            .collect();
-        let live = stored.subscription_group_table.values().chain(&missing);
+        let missing: Vec<SubscriptionGroupConfig> =
+            OWN.into_iter().filter(|name| !stored.contains_key(*name)).map(group_named).collect();
+        let live = stored.values().chain(&missing);
         *groups.live.write().unwrap_or_else(PoisonError::into_inner) = live
             .map(|config| (config.group_name.as_str().into(), Arc::new(config.clone())))
             .collect();
         if !missing.is_empty() {
-            groups.table.update(|table| {
-                for config in missing {
-                    table.subscription_group_table.insert(config.group_name.clone(), config);
-                }
+            groups.catalog.change(|content| {
+                missing.iter().for_each(|config| content.put(&config.group_name, config));
             });
         }
         groups
@@ -106,8 +100,13 @@ impl Groups {
     }
 
     /// Returns the table, for those who ask for all of it.
-    pub(crate) fn table(&self) -> Arc<SubscriptionGroupTable> {
-        self.table.read()
+    pub(crate) fn table(&self) -> SubscriptionGroupTable {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = live.iter().map(|(name, config)| (name.to_string(), (**config).clone()));
+        let subscription_group_table = groups.collect();
+        drop(live);
+        self.catalog
+            .with_head(|head| SubscriptionGroupTable { subscription_group_table, ..head.clone() })
     }
 
     /// Says whether an administrator has forbidden the group to read the topic.
@@ -128,7 +127,7 @@ impl Groups {
         forbidden.retain(|_, topics| !topics.is_empty());
         let changed = forbidden.clone();
         drop(forbidden);
-        self.store(|table| table.forbidden_table = changed);
+        self.store(|content| content.head.forbidden_table = changed);
     }
 
     /// Creates and changes groups on an administrator's behalf: all of them or, on the first error, none. Attributes are
@@ -160,9 +159,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Returns the table's file, for housekeeping.
-    pub(crate) fn saved(&self) -> &Saved<SubscriptionGroupTable> {
-        &self.table
+    /// Returns the table's file, for those who wait for it, and for housekeeping.
+    pub(crate) fn catalog(&self) -> &Arc<Catalog<SubscriptionGroupTable>> {
+        &self.catalog
     }
 
     /// Forgets a group and what it was forbidden.
@@ -172,9 +171,9 @@ impl Groups {
             return;
         }
         self.forbidden.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.store(|table| {
-            table.subscription_group_table.remove(name);
-            table.forbidden_table.remove(name);
+        self.store(|content| {
+            content.remove(name);
+            content.head.forbidden_table.remove(name);
         });
         tracing::info!(group = name, "subscription group deleted");
     }
@@ -202,19 +201,17 @@ impl Groups {
             live.insert(config.group_name.as_str().into(), Arc::new(config.clone()));
         }
         drop(live);
-        self.store(|table| {
-            for config in configs {
-                table.subscription_group_table.insert(config.group_name.clone(), config);
-            }
+        self.store(|content| {
+            configs.iter().for_each(|config| content.put(&config.group_name, config));
         });
     }
 
     /// Changes the table as its next version.
-    fn store(&self, change: impl FnOnce(&mut SubscriptionGroupTable)) {
+    fn store(&self, change: impl FnOnce(&mut Content<SubscriptionGroupTable>)) {
         let now = self.clock.now();
-        self.table.update(|table| {
-            change(table);
-            table.data_version.advance(now);
+        self.catalog.change(|content| {
+            change(content);
+            content.head.data_version.advance(now);
         });
     }
 

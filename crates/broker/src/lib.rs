@@ -22,6 +22,7 @@ mod offsets;
 mod topics;
 
 mod admin;
+mod catalog;
 mod config;
 mod saved;
 mod stats;

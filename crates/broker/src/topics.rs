@@ -1,12 +1,12 @@
 //! Topics: what exists, with how many queues, and who may do what with it.
 //!
-//! The truth is `topics.json`, a versioned table; beside it stands a map of [`Topic`] handles, which the paths of
-//! messages look up without touching the table. A change replaces the handle, so whoever holds an old one sees that by
-//! [`Topic::is_current`]. Registration with name servers waits on [`Topics::changed`].
+//! The truth is a map of [`Topic`] handles, which the paths of messages look up; `topics.json`, a versioned table, follows
+//! it. A change replaces the handle, so whoever holds an old one sees that by [`Topic::is_current`]. Registration with
+//! name servers waits on [`Topics::changed`] and asks for [`Topics::changes`].
 //! (Java: `TopicConfigManager`)
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -25,22 +25,35 @@ use crate::{
     Options,
     api::{Publish, TableFull, TopicError},
     attributes,
-    saved::Saved,
+    catalog::{Catalog, Opened},
     stats::TopicStats,
 };
 
+/// Changes of topics that are remembered for those who know the topics as of some time before.
+const RECENT_MAX: usize = 1024;
+
 /// All topics of the broker.
 pub(crate) struct Topics {
-    table: Saved<TopicConfigTable>,
+    catalog: Arc<Catalog<TopicConfigTable>>,
     live: RwLock<HashMap<ByteString, Arc<Topic>>>,
     /// Held while a topic is created or changed, so that table and handles agree.
     changing: Mutex<()>,
+    recent: Mutex<Recent>,
     changed: watch::Sender<u64>,
     clock: env::Clock,
     /// Names of system topics that depend on the configuration.
     own_system_topics: Vec<ByteString>,
     topics_max: usize,
     queues_max: i32,
+}
+
+/// Which topics were created or changed lately.
+#[derive(Default)]
+struct Recent {
+    /// Count of the change and name, oldest first.
+    changes: VecDeque<(u64, ByteString)>,
+    /// Changes up to this count are forgotten.
+    forgotten: u64,
 }
 
 /// A topic as it is now.
@@ -154,7 +167,7 @@ impl TopicOrigin {
 impl Topics {
     /// Takes over the table and creates the system topics that it lacks.
     pub(crate) fn new(
-        table: Saved<TopicConfigTable>,
+        (catalog, stored): Opened<TopicConfigTable>,
         options: &Options,
         clock: env::Clock,
     ) -> Topics {
@@ -162,6 +175,7 @@ impl Topics {
         let topics = Topics {
             live: RwLock::default(),
             changing: Mutex::new(()),
+            recent: Mutex::default(),
             changed: watch::Sender::new(0),
             clock,
             own_system_topics: system
@@ -170,17 +184,12 @@ impl Topics {
                 .collect(),
             topics_max: options.topics_max,
             queues_max: options.topic_queues_max,
-            table,
+            catalog: Arc::new(catalog),
         };
-        let stored = topics.table.read();
-        let missing: Vec<TopicConfig> = system
-            .into_iter()
-            .filter(|topic| !stored.topic_config_table.contains_key(&topic.topic_name))
-            .collect();
-        let (fine, cut): (Vec<_>, Vec<_>) = stored
-            .topic_config_table
-            .values()
-            .partition(|config| topics.within_bound((*config).clone()) == **config);
+        let missing: Vec<TopicConfig> =
+            system.into_iter().filter(|topic| !stored.contains_key(&topic.topic_name)).collect();
+        let (fine, cut): (Vec<_>, Vec<_>) =
+            stored.values().partition(|config| topics.within_bound((*config).clone()) == **config);
         for config in &cut {
             tracing::warn!(topic = %config.topic_name, read = config.read_queue_nums, write = config.write_queue_nums, topic_queues_max = topics.queues_max, "topic has too many queues, cut to topicQueuesMax");
         }
@@ -192,10 +201,8 @@ impl Topics {
         });
         *topics.live.write().unwrap_or_else(PoisonError::into_inner) = live.collect();
         if !changed.is_empty() {
-            topics.table.update(|table| {
-                for config in changed {
-                    table.topic_config_table.insert(config.topic_name.clone(), config);
-                }
+            topics.catalog.change(|content| {
+                changed.iter().for_each(|config| content.put(&config.topic_name, config));
             });
         }
         topics
@@ -206,8 +213,31 @@ impl Topics {
     }
 
     /// Returns the table, for those who ask for all of it.
-    pub(crate) fn table(&self) -> Arc<TopicConfigTable> {
-        self.table.read()
+    pub(crate) fn table(&self) -> TopicConfigTable {
+        self.table_of(self.all().iter())
+    }
+
+    /// Returns the table with what was created or changed after the change of this count; none if that is too long ago
+    /// to be known.
+    pub(crate) fn changes(&self, after: u64) -> Option<TopicConfigTable> {
+        let mut names: Vec<ByteString> = {
+            let recent = self.recent();
+            if after < recent.forgotten {
+                return None;
+            }
+            let changes = recent.changes.iter().filter(|(count, _)| *count > after);
+            changes.map(|(_, name)| name.clone()).collect()
+        };
+        names.sort();
+        names.dedup();
+        let topics: Vec<Arc<Topic>> = names.iter().filter_map(|name| self.find(name)).collect();
+        Some(self.table_of(topics.iter()))
+    }
+
+    fn table_of<'a>(&self, topics: impl Iterator<Item = &'a Arc<Topic>>) -> TopicConfigTable {
+        let table = topics.map(|topic| (topic.name.to_string(), (*topic.config).clone())).collect();
+        self.catalog
+            .with_head(|head| TopicConfigTable { topic_config_table: table, ..head.clone() })
     }
 
     /// Returns how often topics have changed so far.
@@ -334,16 +364,16 @@ impl Topics {
         self.find(&origin.name).map_or_else(|| self.create(origin.config()), Ok)
     }
 
-    /// Returns the table's file, for housekeeping.
-    pub(crate) fn saved(&self) -> &Saved<TopicConfigTable> {
-        &self.table
+    /// Returns the table's file, for those who wait for it, and for housekeeping.
+    pub(crate) fn catalog(&self) -> &Arc<Catalog<TopicConfigTable>> {
+        &self.catalog
     }
 
     /// Counts as a change of the topics what changes how they are registered.
     pub(crate) fn touch(&self) {
         let now = self.clock.now();
-        self.table.update(|table| table.data_version.advance(now));
-        self.changed.send_modify(|version| *version += 1);
+        self.catalog.change(|content| content.head.data_version.advance(now));
+        self.count_change([]);
     }
 
     /// Sets the order flag of topics that the name servers call ordered.
@@ -376,11 +406,11 @@ impl Topics {
         let gone = self.live.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(topic) = gone {
             topic.is_stale.store(true, Ordering::Relaxed);
-            self.table.update(|table| {
-                table.topic_config_table.remove(name);
-                table.data_version.advance(self.clock.now());
+            self.catalog.change(|content| {
+                content.remove(name);
+                content.head.data_version.advance(self.clock.now());
             });
-            self.changed.send_modify(|version| *version += 1);
+            self.count_change([]);
             tracing::info!(topic = name, "topic deleted");
         }
         Ok(())
@@ -410,13 +440,29 @@ impl Topics {
             live.insert(topic.name.clone(), Arc::new(topic));
         }
         drop(live);
-        self.table.update(|table| {
-            for config in configs {
-                table.topic_config_table.insert(config.topic_name.clone(), config);
-            }
-            table.data_version.advance(self.clock.now());
+        self.catalog.change(|content| {
+            configs.iter().for_each(|config| content.put(&config.topic_name, config));
+            content.head.data_version.advance(self.clock.now());
         });
-        self.changed.send_modify(|version| *version += 1);
+        self.count_change(configs.into_iter().map(|config| config.topic_name.into()));
+    }
+
+    /// Counts a change, and remembers which topics it was of.
+    fn count_change(&self, names: impl IntoIterator<Item = ByteString>) {
+        let mut recent = self.recent();
+        let Recent { changes, forgotten } = &mut *recent;
+        // Under the lock: who sees the count finds the names.
+        self.changed.send_modify(|count| {
+            *count += 1;
+            changes.extend(names.into_iter().map(|name| (*count, name)));
+        });
+        while changes.len() > RECENT_MAX {
+            *forgotten = changes.pop_front().map_or(*forgotten, |(count, _)| count);
+        }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the configuration with no more queues than a topic may have.

@@ -16,7 +16,7 @@ use wire::{
         KvTable,
         register::RegisterBrokerBody,
         route::{QueueData, TopicRouteData},
-        topic::{TopicConfig, TopicConfigTable},
+        topic::TopicConfigTable,
     },
     code::{RequestCode, ResponseCode},
     ext::HeaderError,
@@ -93,7 +93,11 @@ impl Default for Options {
 /// Where the topics to register come from: the broker.
 pub trait Topics: Send + Sync + 'static {
     /// Returns all topics and their version.
-    fn topics(&self) -> Arc<TopicConfigTable>;
+    fn topics(&self) -> TopicConfigTable;
+
+    /// The same with only the topics that were created or changed after [`Topics::changed`] was `after`; none if that is
+    /// too long ago to be known.
+    fn changes(&self, after: u64) -> Option<TopicConfigTable>;
 
     /// Returns the bits that the broker's own permission leaves of a topic's.
     fn permission(&self) -> i32;
@@ -106,8 +110,12 @@ pub trait Topics: Send + Sync + 'static {
 }
 
 impl Topics for broker::Broker {
-    fn topics(&self) -> Arc<TopicConfigTable> {
+    fn topics(&self) -> TopicConfigTable {
         broker::Broker::topics(self)
+    }
+
+    fn changes(&self, after: u64) -> Option<TopicConfigTable> {
+        self.topic_changes(after)
     }
 
     fn permission(&self) -> i32 {
@@ -212,7 +220,8 @@ struct Line {
 }
 
 struct Told {
-    table: Arc<TopicConfigTable>,
+    /// The change, as counted by [`Topics::changed`], up to which it was told.
+    version: u64,
     permission: i32,
     /// When everything was told last.
     all_at: Duration,
@@ -245,7 +254,7 @@ impl Follower {
             let outcome = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                outcome = self.tell() => outcome,
+                outcome = self.tell(version) => outcome,
             };
             let again_at = self.note(version, outcome);
             tokio::select! {
@@ -332,9 +341,10 @@ impl Follower {
         }
     }
 
-    /// Tells the name server what it does not know: everything if that is due, else what has changed.
-    async fn tell(&mut self) -> Result<(), TellError> {
-        let (table, permission) = (self.topics.topics(), self.topics.permission());
+    /// Tells the name server what it does not know: everything if that is due, else what has changed. `version` is the
+    /// last change that was seen.
+    async fn tell(&mut self, version: u64) -> Result<(), TellError> {
+        let permission = self.topics.permission();
         let now = self.clock.monotonic();
         let due = self.told().is_none_or(|told| told.all_at + self.period() <= now);
         if due || self.line.as_ref().is_none_or(|line| line.client.is_gone()) {
@@ -342,24 +352,22 @@ impl Follower {
         }
         let line = self.line.as_ref().expect("connected above, or before");
         let known = line.told.as_ref().filter(|told| !due && told.permission == permission);
+        let known = known.and_then(|told| Some((told, self.topics.changes(told.version)?)));
         let all_at = match known {
             None => {
-                self.tell_all(line, &table, permission).await?;
+                self.tell_all(line, permission).await?;
                 now
             }
-            Some(told) => {
-                let changed: Vec<&TopicConfig> = changed_topics(&told.table, &table).collect();
-                match self.tell_some(line, &table, &changed, permission).await {
-                    // It has forgotten us meanwhile, perhaps.
-                    Err(TellError::Refused { .. }) => {
-                        self.tell_all(line, &table, permission).await?;
-                        now
-                    }
-                    told_some => told_some.map(|()| told.all_at)?,
+            Some((told, changes)) => match self.tell_some(line, changes, permission).await {
+                // It has forgotten us meanwhile, perhaps.
+                Err(TellError::Refused { .. }) => {
+                    self.tell_all(line, permission).await?;
+                    now
                 }
-            }
+                told_some => told_some.map(|()| told.all_at)?,
+            },
         };
-        let told = Told { table, permission, all_at };
+        let told = Told { version, permission, all_at };
         self.line.as_mut().expect("still there").told = Some(told);
         Ok(())
     }
@@ -387,37 +395,31 @@ impl Follower {
         Ok(())
     }
 
-    async fn tell_all(
-        &self,
-        line: &Line,
-        table: &TopicConfigTable,
-        permission: i32,
-    ) -> Result<(), TellError> {
+    async fn tell_all(&self, line: &Line, permission: i32) -> Result<(), TellError> {
+        let table = self.topics.topics();
         // Only who is known can be unchanged, so the first registration of a connection is always sent.
         if !self.options.force_register
             && line.told.is_some()
-            && !self.is_outdated(line, table).await?
+            && !self.is_outdated(line, &table).await?
         {
             return Ok(());
         }
-        let topics = table.topic_config_table.values();
-        self.register(line, table, topics, permission).await
+        self.register(line, table, permission).await
     }
 
     async fn tell_some(
         &self,
         line: &Line,
-        table: &TopicConfigTable,
-        changed: &[&TopicConfig],
+        changes: TopicConfigTable,
         permission: i32,
     ) -> Result<(), TellError> {
         if !self.options.enable_single_topic_register {
-            if changed.is_empty() {
+            if changes.topic_config_table.is_empty() {
                 return Ok(());
             }
-            return self.register(line, table, changed.iter().copied(), permission).await;
+            return self.register(line, changes, permission).await;
         }
-        for topic in changed {
+        for topic in changes.topic_config_table.values() {
             let queues = QueueData {
                 broker_name: self.options.broker.clone(),
                 perm: topic.perm & permission,
@@ -446,19 +448,17 @@ impl Follower {
     async fn register(
         &self,
         line: &Line,
-        table: &TopicConfigTable,
-        topics: impl Iterator<Item = &TopicConfig>,
+        mut table: TopicConfigTable,
         permission: i32,
     ) -> Result<(), TellError> {
-        let topics = topics.map(|topic| {
-            let registered = TopicConfig { perm: topic.perm & permission, ..topic.clone() };
-            (topic.topic_name.clone(), registered)
-        });
+        for topic in table.topic_config_table.values_mut() {
+            topic.perm &= permission;
+        }
         let table = TopicConfigTable {
             data_version: table.data_version,
             mapping_data_version: table.mapping_data_version,
-            topic_config_table: topics.collect(),
-            topic_queue_mapping_info_map: table.topic_queue_mapping_info_map.clone(),
+            topic_config_table: table.topic_config_table,
+            topic_queue_mapping_info_map: table.topic_queue_mapping_info_map,
             ..TopicConfigTable::default()
         };
         let body = RegisterBrokerBody {
@@ -511,16 +511,6 @@ impl Follower {
     fn address(&self) -> String {
         self.options.address.to_string()
     }
-}
-
-/// Returns the topics of `now` that `before` has otherwise or not at all.
-fn changed_topics<'a>(
-    before: &'a TopicConfigTable,
-    now: &'a TopicConfigTable,
-) -> impl Iterator<Item = &'a TopicConfig> {
-    let before = &before.topic_config_table;
-    let topics = now.topic_config_table.iter();
-    topics.filter(|(name, topic)| before.get(*name) != Some(*topic)).map(|(_, topic)| topic)
 }
 
 /// Returns the answer if it says success.

@@ -222,7 +222,7 @@ fn registration(broker: &Broker) -> Frame {
         ..RegisterBroker::default()
     };
     let body = RegisterBrokerBody {
-        topic_config_serialize_wrapper: (*broker.topics()).clone(),
+        topic_config_serialize_wrapper: broker.topics(),
         ..RegisterBrokerBody::default()
     };
     Frame::request(RequestCode::REGISTER_BROKER, &header).with_body(fastjson::encode(&body))

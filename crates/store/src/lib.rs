@@ -42,7 +42,7 @@ pub use crate::{
     options::{FlushDiskType, Options},
     recovery::Recovered,
     status::Status,
-    table::Table,
+    table::{Table, TableFile},
     views::{
         Boundary, LastStop, Queue, QueueEntry,
         dispatch::DispatchHook,

@@ -1,33 +1,125 @@
 //! Tables: small, rarely written state that is not in the log, as JSON files in the original's form (Java: `ConfigManager`).
 //!
-//! Readers share a snapshot; an update changes it in memory, and [`Table::flush`] writes what changed: updates that come
-//! while a write is under way share the next one. A write moves the present file to `<name>.bak`, syncs the directory,
-//! writes the new file and syncs both, so that after any crash one of the two is whole. A file that cannot be read is
-//! kept as `<name>.damaged`, and the `.bak` is used.
+//! ```text
+//! <name>       the content
+//! <name>.bak   an older content, which was synced
+//! <name>.tmp   the next content, while it is written
+//! ```
+//! Invariant: after a kill the newest content that was written is there, and after a power cut at least the newest that
+//! was synced: a content that is synced goes to `.bak` before another takes its name, one that is not is replaced. A file
+//! that cannot be read is kept as `<name>.damaged`, and the `.bak` is used.
 //!
 //! Members that `T` does not know survive if it collects them (`wire::fastjson::Unknown`).
 
 use std::{
     ffi::OsString,
-    io,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use env::{Disk, read_whole, write_whole};
+use env::{Disk, Open, read_whole};
 use serde::{Serialize, de::DeserializeOwned};
 use wire::fastjson;
 
 /// Longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// A table of one store.
-pub struct Table<T> {
+/// The file of one table, and its older copy.
+pub struct TableFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    /// Its lock is held while a write or sync is under way.
+    present: Mutex<Present>,
+}
+
+/// What lies under the file's own name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Present {
+    /// Nothing was written by us yet.
+    Found,
+    /// A content that a power cut may take.
+    Written,
+    /// A content that is synced, name and all.
+    Synced,
+}
+
+impl TableFile {
+    /// Returns the file; nothing is read.
+    pub fn new(disk: Arc<dyn Disk>, path: PathBuf) -> TableFile {
+        TableFile { disk, path, present: Mutex::new(Present::Found) }
+    }
+
+    /// Reads the file, else its `.bak`; without either it is `T::default()`. The directory need not exist. An error is one
+    /// of the disk: what is in the files never stops a start.
+    pub fn load<T: Default + DeserializeOwned>(&self) -> io::Result<T> {
+        if let Some(table) = load(&*self.disk, &self.path)? {
+            return Ok(table);
+        }
+        Ok(load(&*self.disk, &with_suffix(&self.path, ".bak"))?.unwrap_or_default())
+    }
+
+    /// Replaces the content. It survives the process; [`TableFile::sync`] makes it survive the machine. After an error
+    /// the content is what it was.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let disk = &*self.disk;
+        let next = with_suffix(&self.path, ".tmp");
+        let mut present = self.lock();
+        if *present == Present::Found {
+            disk.create_dir_all(self.dir())?;
+            // After a power cut it may be a second name of the present content.
+            match disk.remove(&next) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if disk.exists(&self.path)? {
+                self.sync_present(&mut present)?;
+            } else {
+                *present = Present::Written;
+            }
+        }
+        let file = disk.open(&next, Open::Length(0))?;
+        disk.set_len(&next, 0)?;
+        file.write_at(0, &[IoSlice::new(bytes)])?;
+        if *present == Present::Synced {
+            disk.rename(&self.path, &with_suffix(&self.path, ".bak"))?;
+            *present = Present::Written;
+        }
+        disk.replace(&next, &self.path)
+    }
+
+    /// Makes the content durable, if it is not yet.
+    pub fn sync(&self) -> io::Result<()> {
+        let mut present = self.lock();
+        match *present {
+            Present::Written => self.sync_present(&mut present),
+            Present::Found | Present::Synced => Ok(()),
+        }
+    }
+
+    fn sync_present(&self, present: &mut Present) -> io::Result<()> {
+        self.disk.open(&self.path, Open::Existing)?.sync()?;
+        self.disk.sync_dir(self.dir())?;
+        *present = Present::Synced;
+        Ok(())
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new("."))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A table of one store that is written as a whole: readers share a snapshot, an update changes it in memory, and
+/// [`Table::flush`] writes what changed.
+pub struct Table<T> {
+    file: TableFile,
     current: RwLock<Arc<T>>,
     /// Counts updates.
     version: AtomicU64,
@@ -36,20 +128,14 @@ pub struct Table<T> {
 }
 
 impl<T: Clone + Default + Serialize + DeserializeOwned> Table<T> {
-    /// Reads the table from `path`, else from its `.bak`; without either it is `T::default()`. The directory need not
-    /// exist. An error is one of the disk: what is in the files never stops a start.
+    /// Reads the table as [`TableFile::load`] does.
     pub fn open(disk: Arc<dyn Disk>, path: PathBuf) -> io::Result<Table<T>> {
-        let backup = with_suffix(&path, ".bak");
-        let current = match load(&*disk, &path)? {
-            Some(table) => table,
-            None => load(&*disk, &backup)?.unwrap_or_default(),
-        };
+        let file = TableFile::new(disk, path);
         Ok(Table {
-            disk,
-            path,
-            current: RwLock::new(Arc::new(current)),
+            current: RwLock::new(Arc::new(file.load()?)),
             version: AtomicU64::new(0),
             saved: Mutex::new(0),
+            file,
         })
     }
 
@@ -83,7 +169,8 @@ impl<T: Clone + Default + Serialize + DeserializeOwned> Table<T> {
         // The version before the snapshot: what comes in between is written and counted as not.
         let version = self.version.load(Ordering::Acquire);
         let table = self.read();
-        save(&*self.disk, &self.path, &fastjson::encode_pretty(&*table))?;
+        self.file.write(&fastjson::encode_pretty(&*table))?;
+        self.file.sync()?;
         *saved = version;
         Ok(())
     }
@@ -97,7 +184,12 @@ fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> io::Result<Option<
         disk.remove(path)?;
         return Ok(None);
     }
-    match fastjson::decode(&bytes) {
+    // Whoever writes tables escapes zeros: these are what a power cut took, and could pass for white space.
+    let decoded = match bytes.contains(&0) {
+        true => Err("zeros in place of what was written".to_owned()),
+        false => fastjson::decode(&bytes).map_err(|error| error.to_string()),
+    };
+    match decoded {
         Ok(table) => Ok(Some(table)),
         Err(error) => {
             let kept = with_suffix(path, ".damaged");
@@ -106,19 +198,6 @@ fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> io::Result<Option<
             Ok(None)
         }
     }
-}
-
-fn save(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    if disk.exists(path)? {
-        disk.rename(path, &with_suffix(path, ".bak"))?;
-        // The old content has its new name for sure before the new content takes the old name.
-        disk.sync_dir(dir)?;
-    } else {
-        disk.create_dir_all(dir)?;
-    }
-    write_whole(disk, path, bytes)?;
-    disk.sync_dir(dir)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -131,7 +210,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use std::{collections::BTreeMap, fs};
 
-    use env::RealDisk;
+    use env::{
+        RealDisk,
+        sim::{Crash, SimClock, SimDisk},
+    };
     use serde::Deserialize;
 
     use super::*;
@@ -238,5 +320,52 @@ mod tests {
         set(&table, 2);
         assert_eq!(before.offset_table["T@G"][&0], 1);
         assert_eq!(get(&table), Some(2));
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_newest_synced_content_or_a_newer_one_and_a_kill_the_newest() {
+        for seed in 0..300 {
+            let clock = SimClock::new(0);
+            let disk = SimDisk::new(seed, clock);
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let path = PathBuf::from("/config/offsets.json");
+            // The newest content that was written, and the newest that a power cut must leave.
+            let (mut newest, mut durable, mut crash) = (0_i64, 0_i64, Crash::Process);
+            for _ in 0..8 {
+                let file = TableFile::new(Arc::new(disk.clone()), path.clone());
+                let found: Offsets = file.load().expect("loads");
+                let found = found.offset_table.get("T@G").map_or(0, |offsets| offsets[&0]);
+                match crash {
+                    Crash::Process => assert_eq!(found, newest, "seed {seed}"),
+                    Crash::Power => {
+                        assert!((durable..=newest).contains(&found), "seed {seed}: {found}");
+                        (newest, durable) = (found, found);
+                    }
+                }
+                let mut has_written = false;
+                for _ in 0..rng.u8(0..6) {
+                    if rng.bool() {
+                        if !has_written {
+                            // What a start found is synced before it is replaced.
+                            (has_written, durable) = (true, newest);
+                        }
+                        newest += 1;
+                        // Long enough to be torn.
+                        let long = ("x".repeat(rng.usize(0..2000)), BTreeMap::new());
+                        let offsets = ("T@G".to_owned(), BTreeMap::from([(0, newest)]));
+                        let offset_table = BTreeMap::from([long, offsets]);
+                        let table = Offsets { offset_table, ..Offsets::default() };
+                        file.write(&fastjson::encode_pretty(&table)).expect("room");
+                    } else {
+                        file.sync().expect("syncs");
+                        if has_written {
+                            durable = newest;
+                        }
+                    }
+                }
+                crash = if rng.bool() { Crash::Power } else { Crash::Process };
+                disk.crash(crash);
+            }
+        }
     }
 }

@@ -141,7 +141,8 @@ pub(crate) async fn connect(address: SocketAddr) -> Client {
     Client::connect(address, Limits::default(), Clock::real(), NoRequests).await.unwrap()
 }
 
-pub(crate) async fn create_topic(client: &Client, topic: &str, queues: i32) {
+/// The creation of a topic.
+pub(crate) fn topic_frame(topic: &str, queues: i32) -> Frame {
     let header = CreateTopic {
         topic,
         default_topic: "TBW102",
@@ -151,10 +152,11 @@ pub(crate) async fn create_topic(client: &Client, topic: &str, queues: i32) {
         topic_filter_type: "SINGLE_TAG",
         ..CreateTopic::default()
     };
-    let answer = client
-        .call(Frame::request(RequestCode::UPDATE_AND_CREATE_TOPIC, &header), PATIENCE)
-        .await
-        .unwrap();
+    Frame::request(RequestCode::UPDATE_AND_CREATE_TOPIC, &header)
+}
+
+pub(crate) async fn create_topic(client: &Client, topic: &str, queues: i32) {
+    let answer = client.call(topic_frame(topic, queues), PATIENCE).await.unwrap();
     assert_eq!(answer.response_code(), ResponseCode::SUCCESS, "{:?}", answer.remark);
 }
 

@@ -14,6 +14,9 @@ fn a_send_to_an_unknown_topic_creates_it_from_the_template() {
     assert_eq!((topic.read_queue_nums, topic.write_queue_nums, topic.perm), (4, 4, 6));
     world.send(Publish { template_queues: 100, ..to("wide") }).unwrap();
     assert_eq!(world.broker.topic("wide").unwrap().write_queue_nums, 8);
+    assert!(!world.broker.is_saved());
+    world.broker.tick();
+    assert!(world.broker.is_saved());
     assert!(world.file("topics.json").contains("\"topicName\":\"t\""), "written at once");
     let world = world.restart();
     assert_eq!(world.broker.topic("t").unwrap().write_queue_nums, 4);

@@ -109,6 +109,7 @@ fn the_system_topics_exist_and_bear_the_names_of_cluster_and_broker() {
 fn a_table_is_in_the_originals_form_and_only_written_when_it_changes() {
     let world = World::new();
     world.broker.create_topics(vec![topic("t", 2, &[])]).unwrap();
+    world.broker.tick();
     let text = world.file("topics.json");
     assert!(text.starts_with("{\n\t\"dataVersion\":{\n\t\t\"counter\":"), "{text}");
     let world = world.restart();

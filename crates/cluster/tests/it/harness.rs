@@ -123,7 +123,9 @@ impl Running {
 /// The topics of a broker.
 #[derive(Clone)]
 pub(crate) struct Fake {
-    table: Arc<Mutex<Arc<TopicConfigTable>>>,
+    table: Arc<Mutex<TopicConfigTable>>,
+    /// Topics by the count of their change.
+    changes: Arc<Mutex<Vec<TopicConfig>>>,
     changed: watch::Sender<u64>,
     pub(crate) permission: Arc<AtomicI32>,
     pub(crate) ordered: Arc<Mutex<Vec<String>>>,
@@ -133,6 +135,7 @@ impl Fake {
     pub(crate) fn with(topics: &[&str]) -> Fake {
         let fake = Fake {
             table: Arc::default(),
+            changes: Arc::default(),
             changed: watch::Sender::new(0),
             permission: Arc::new(AtomicI32::new(6)),
             ordered: Arc::default(),
@@ -144,7 +147,7 @@ impl Fake {
     pub(crate) fn put(&self, topic: TopicConfig) {
         {
             let mut table = self.table.lock().expect("no panic");
-            let table = Arc::make_mut(&mut table);
+            self.changes.lock().expect("no panic").push(topic.clone());
             table.data_version.advance(1_700_000_000_000);
             table.topic_config_table.insert(topic.topic_name.clone(), topic);
         }
@@ -153,15 +156,22 @@ impl Fake {
 
     pub(crate) fn permit(&self, permission: i32) {
         self.permission.store(permission, Ordering::SeqCst);
-        let mut table = self.table.lock().expect("no panic");
-        Arc::make_mut(&mut table).data_version.advance(1_700_000_000_000);
+        self.table.lock().expect("no panic").data_version.advance(1_700_000_000_000);
+        self.changes.lock().expect("no panic").push(topic("permitted"));
         self.changed.send_modify(|version| *version += 1);
     }
 }
 
 impl Topics for Fake {
-    fn topics(&self) -> Arc<TopicConfigTable> {
+    fn topics(&self) -> TopicConfigTable {
         self.table.lock().expect("no panic").clone()
+    }
+
+    fn changes(&self, after: u64) -> Option<TopicConfigTable> {
+        let changes = self.changes.lock().expect("no panic");
+        let topics = changes.iter().skip(usize::try_from(after).expect("a small count"));
+        let topics = topics.map(|topic| (topic.topic_name.clone(), topic.clone()));
+        Some(TopicConfigTable { topic_config_table: topics.collect(), ..self.topics() })
     }
 
     fn permission(&self) -> i32 {

@@ -5,7 +5,7 @@
 
 use broker::api::{
     ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, LockError,
-    OffsetError, PublishError, PullError, SendBackError, SubscriptionError, TopicError,
+    NotSaved, OffsetError, PublishError, PullError, SendBackError, SubscriptionError, TopicError,
 };
 use bytestring::ByteString;
 use store::Fault;
@@ -150,6 +150,13 @@ refusal!(TopicError, |error| match &error {
     TopicError::Unknown(_) => ResponseCode::TOPIC_NOT_EXIST,
     TopicError::Full(_) | TopicError::Store(_) => ResponseCode::SYSTEM_ERROR,
 });
+
+/// A change that a kill would undo.
+impl From<NotSaved> for Refusal {
+    fn from(not_saved: NotSaved) -> Refusal {
+        Refusal::new(ResponseCode::SYSTEM_ERROR, not_saved.to_string())
+    }
+}
 
 refusal!(GroupError, |error| match &error {
     GroupError::InvalidName(_) | GroupError::Invalid(_) => ResponseCode::INVALID_PARAMETER,

@@ -108,6 +108,16 @@ impl Session {
             }
             RequestCode::GET_EARLIEST_MSG_STORETIME => park!(offset::earliest_store_time),
             RequestCode::GET_TOPIC_STATS_INFO => park!(topic::stats),
+            RequestCode::DELETE_TOPIC_IN_BROKER => {
+                let door = self.door.clone();
+                return replies.later(1, async move {
+                    let answer = match topic::delete(&door.broker, &request).await {
+                        Ok(frame) => door.settled(true).await.map(|()| frame),
+                        refused => refused,
+                    };
+                    answers(&request, answer)
+                });
+            }
             RequestCode::GET_CONSUME_STATS => park!(group::consume_stats),
             RequestCode::UPDATE_BROKER_CONFIG => {
                 let broker = broker.clone();
@@ -143,7 +153,6 @@ impl Session {
 
             RequestCode::UPDATE_AND_CREATE_TOPIC => topic::create(broker, &request),
             RequestCode::UPDATE_AND_CREATE_TOPIC_LIST => topic::create_list(broker, &request),
-            RequestCode::DELETE_TOPIC_IN_BROKER => topic::delete(broker, &request),
             RequestCode::GET_TOPIC_CONFIG => topic::get(broker, &request),
             RequestCode::GET_ALL_TOPIC_CONFIG => topic::all(broker, &request),
             RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system(broker, &request),
@@ -163,23 +172,44 @@ impl Session {
 
             code => Err(Refusal::unsupported(code)),
         };
+        let code = request.request_code();
         let changes_topics = matches!(
-            request.request_code(),
-            RequestCode::UPDATE_AND_CREATE_TOPIC
-                | RequestCode::UPDATE_AND_CREATE_TOPIC_LIST
-                | RequestCode::DELETE_TOPIC_IN_BROKER
+            code,
+            RequestCode::UPDATE_AND_CREATE_TOPIC | RequestCode::UPDATE_AND_CREATE_TOPIC_LIST
         );
-        match (&self.door.announce, finish(&request, answer)) {
-            (Some(announce), Some(frame)) if changes_topics => {
-                let told = announce();
-                replies.later(1, async move {
-                    told.await;
-                    Answers::from(frame)
-                });
-            }
-            (_, Some(frame)) => replies.push(&frame),
-            (_, None) => {}
+        let may_change = changes_topics
+            || matches!(
+                code,
+                RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
+                    | RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
+                    | RequestCode::DELETE_SUBSCRIPTIONGROUP
+                    | RequestCode::HEART_BEAT
+            );
+        let must_settle = may_change && (changes_topics || !broker.is_saved()) && answer.is_ok();
+        if must_settle && request.kind == Kind::Request {
+            let door = self.door.clone();
+            return replies.later(1, async move {
+                let settled = door.settled(changes_topics).await;
+                answers(&request, settled.and(answer))
+            });
         }
+        if let Some(frame) = finish(&request, answer) {
+            replies.push(&frame);
+        }
+    }
+}
+
+impl V4 {
+    /// Waits until the changes of topics and groups made so far survive a kill and, if `announced`, until name servers
+    /// know of them or cannot be told.
+    pub(crate) async fn settled(&self, announced: bool) -> Result<(), Refusal> {
+        let told = async {
+            if let Some(announce) = self.announce.as_ref().filter(|_| announced) {
+                announce().await;
+            }
+        };
+        let (saved, ()) = tokio::join!(self.broker.saved(), told);
+        Ok(saved?)
     }
 }
 

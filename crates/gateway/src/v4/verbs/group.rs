@@ -52,7 +52,7 @@ pub(crate) fn all(broker: &Broker, request: &Frame) -> Answer {
     let header = GetAllGroupsResponse {
         total_group_num: i32::try_from(groups.subscription_group_table.len()).ok(),
     };
-    Ok(with_json(success(request).with_header(&header), &*groups))
+    Ok(with_json(success(request).with_header(&header), &groups))
 }
 
 /// QUERY_TOPICS_BY_CONSUMER.

@@ -19,7 +19,7 @@ use wire::{
 use crate::v4::{
     V4,
     errors::Refusal,
-    session::{Announce, Answer, Session, answers, finish, refuse, success},
+    session::{Answer, Session, answers, finish, refuse, success},
 };
 
 /// Tells whether a request is answered by [`send`].
@@ -51,12 +51,17 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
     let broker = &session.door.broker;
     let topics = broker.topics_version();
     let published = broker.publish(&session.caller(first), items);
-    // whoever asks for the route once this is answered finds the topic that a send has created
-    let announce = session.door.announce.as_ref().filter(|_| broker.topics_version() != topics);
+    // whoever asks for the route once this is answered finds the topic that a send has created; and a message without
+    // its topic, after a kill, would be found by nobody
+    let settle = match broker.topics_version() != topics {
+        true => Settle::Announced,
+        false if broker.is_saved() => Settle::Not,
+        false => Settle::Saved,
+    };
     let marks = broker.store().marks();
     let (written, synced) = (marks.written.get(), marks.synced.get());
-    let mut until_written = Waiting::new(Needs::Written, announce.cloned());
-    let mut until_synced = Waiting::new(Needs::Synced, announce.cloned());
+    let mut until_written = Waiting::new(Needs::Written, settle);
+    let mut until_synced = Waiting::new(Needs::Synced, settle);
     for (request, published) in asked.into_iter().zip(published) {
         if request.kind != Kind::Request {
             continue;
@@ -72,7 +77,7 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
             Needs::Written => (written, &mut until_written),
             Needs::Synced => (synced, &mut until_synced),
         };
-        if ticket.end <= reached && announce.is_none() {
+        if ticket.end <= reached && settle == Settle::Not {
             let sent = Sent::new(request, ticket.receipt);
             replies.encode(|out| sent.encode(ResponseCode::SUCCESS, &session.door, out));
         } else {
@@ -128,6 +133,10 @@ impl Sent {
         Sent { opaque: request.opaque, codec: request.codec, receipt }
     }
 
+    fn refused(&self, refusal: Refusal) -> Frame {
+        Frame::response(refusal.code, self.opaque, self.codec).with_remark(refusal.remark)
+    }
+
     /// Tells the producer where the message lies (Java: `SendMessageResponseHeader`); `code` says how safe it is.
     fn encode(&self, code: ResponseCode, door: &V4, out: &mut BytesMut) {
         let receipt = &self.receipt;
@@ -145,19 +154,28 @@ impl Sent {
     }
 }
 
+/// What a run waits for beside its mark.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settle {
+    Not,
+    /// Topics were changed a moment ago, and are not in their file yet.
+    Saved,
+    /// The run itself changed topics: name servers are to know, too.
+    Announced,
+}
+
 /// The sends of one run that wait for the same mark.
 struct Waiting {
     needs: Needs,
     /// The highest end among them: a mark rises over a whole run at once, nearly always.
     end: u64,
     sent: Vec<Sent>,
-    /// How name servers are told first, when the run changed a topic.
-    announce: Option<Announce>,
+    settle: Settle,
 }
 
 impl Waiting {
-    fn new(needs: Needs, announce: Option<Announce>) -> Waiting {
-        Waiting { needs, end: 0, sent: Vec::new(), announce }
+    fn new(needs: Needs, settle: Settle) -> Waiting {
+        Waiting { needs, end: 0, sent: Vec::new(), settle }
     }
 
     fn add(&mut self, request: &Frame, ticket: Ticket) {
@@ -176,20 +194,26 @@ impl Waiting {
     }
 
     async fn outcome(self, door: &V4) -> Answers {
-        if let Some(announce) = &self.announce {
-            announce().await;
-        }
-        let reached = wait(door, self.needs, self.end).await;
+        let settled = async {
+            match self.settle {
+                Settle::Not => Ok(()),
+                Settle::Saved => door.settled(false).await,
+                Settle::Announced => door.settled(true).await,
+            }
+        };
+        let (settled, reached) = tokio::join!(settled, wait(door, self.needs, self.end));
         let mut answers = Answers::new();
         for sent in &self.sent {
+            if let Err(refusal) = &settled {
+                answers.push(&door.with_send_fields(sent.refused(refusal.clone())));
+                continue;
+            }
             let code = match reached {
                 Reached::Yes => ResponseCode::SUCCESS,
                 Reached::Late => ResponseCode::FLUSH_DISK_TIMEOUT,
                 Reached::Never => {
-                    let refusal = Refusal::from(PublishError::Stopped);
-                    let response = Frame::response(refusal.code, sent.opaque, sent.codec)
-                        .with_remark(refusal.remark);
-                    answers.push(&door.with_send_fields(response));
+                    let refused = sent.refused(PublishError::Stopped.into());
+                    answers.push(&door.with_send_fields(refused));
                     continue;
                 }
             };
@@ -240,6 +264,8 @@ pub(crate) fn send_back(session: &Session, request: Frame, replies: &mut Replies
                 unit_mode: asked.unit_mode,
             };
             let ticket = door.broker.send_back(&caller, back).await?;
+            // it may have created the retry topic
+            door.settled(false).await?;
             if let Some(ticket) = ticket
                 && wait(&door, ticket.needs, ticket.end).await == Reached::Never
             {

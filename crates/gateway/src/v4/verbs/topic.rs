@@ -48,9 +48,11 @@ pub(crate) fn create_list(broker: &Broker, request: &Frame) -> Answer {
 }
 
 /// DELETE_TOPIC_IN_BROKER.
-pub(crate) fn delete(broker: &Broker, request: &Frame) -> Answer {
+pub(crate) async fn delete(broker: &Broker, request: &Frame) -> Answer {
     let asked: OneTopic<'_> = request.header()?;
-    broker.delete_topic(asked.topic)?;
+    let (broker, topic) = (broker.clone(), asked.topic.to_owned());
+    let deleted = tokio::task::spawn_blocking(move || broker.delete_topic(&topic)).await;
+    deleted.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     Ok(success(request))
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn all(broker: &Broker, request: &Frame) -> Answer {
     let header = GetAllTopicConfigResponse {
         total_topic_num: i32::try_from(topics.topic_config_table.len()).ok(),
     };
-    Ok(with_json(success(request).with_header(&header), &*topics))
+    Ok(with_json(success(request).with_header(&header), &topics))
 }
 
 /// GET_TOPIC_STATS_INFO.
