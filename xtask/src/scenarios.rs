@@ -9,7 +9,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sim::{End, Scenario, Verdict, Wire};
@@ -160,11 +161,11 @@ fn play_with(
     spec.extra = settings.to_vec();
     let server = Rc::new(RefCell::new(Some(spec.start().context("broker")?)));
     let running = server.clone();
-    let restart = move |how, settings: &[String]| {
+    let restart = move |how, down, settings: &[String]| {
         let server = running.borrow_mut().take().context("a broker runs between two steps")?;
         let mut spec = spec.clone();
         spec.extra.extend_from_slice(settings);
-        *running.borrow_mut() = Some(again(server, how, &spec)?);
+        *running.borrow_mut() = Some(again(server, how, down, &spec)?);
         Ok(())
     };
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -175,8 +176,8 @@ fn play_with(
             Kind::Apogee => None,
             Kind::Original(release) => Some(release.clone()),
         },
-        restart: Box::new(move |how, settings| {
-            restart(how, settings).map_err(|error: anyhow::Error| format!("{error:#}"))
+        restart: Box::new(move |how, down, settings| {
+            restart(how, down, settings).map_err(|error: anyhow::Error| format!("{error:#}"))
         }),
     };
     let verdicts = sim::play_on(&wire, scenarios).map_err(|error| anyhow!(error))?;
@@ -186,10 +187,12 @@ fn play_with(
     Ok(verdicts)
 }
 
-fn again(server: Server, how: End, spec: &Spec) -> anyhow::Result<Server> {
+fn again(server: Server, how: End, down: Duration, spec: &Spec) -> anyhow::Result<Server> {
     match how {
         End::Stop => server.stop()?,
         End::Kill => server.kill()?,
+        End::Power => bail!("the power of a real machine is not cut"),
     }
+    thread::sleep(down);
     spec.start()
 }

@@ -144,6 +144,7 @@ impl<'a> Play<'a> {
             }
             ["restart"] => self.restart(End::Stop, &args).await?,
             ["kill"] => self.restart(End::Kill, &args).await?,
+            ["power", "cut"] => self.restart(End::Power, &args).await?,
             ["config"] => self.config(&args).await?,
             ["pull", ..] | ["read", ..] if args.get("wait").is_some() => {
                 self.pull_until(&args, expected).await?
@@ -160,7 +161,7 @@ impl<'a> Play<'a> {
     /// Undoes what others on the same server would notice.
     pub(crate) async fn tidy_up(&mut self) -> Said<()> {
         if self.is_altered {
-            self.start_again(End::Stop, &[]).await?;
+            self.start_again(End::Stop, Duration::ZERO, &[]).await?;
         }
         if !self.changed_settings.is_empty() {
             let settings = std::mem::take(&mut self.changed_settings);
@@ -421,7 +422,7 @@ impl<'a> Play<'a> {
     /// Answers what a client received last.
     fn answers(&mut self, name: &str, code: &str, args: &Args) -> Said<Outcome> {
         let code = response_code(code)?;
-        let body = args.get("body").map(|body| self.in_body(body));
+        let body = args.get("body").map(|body| self.with_names(body));
         let remark = args.get("remark").map(str::to_owned);
         let actor = self.actors.get_mut(name).ok_or_else(|| unknown("client", name))?;
         let asked = actor.asked.take();
@@ -444,10 +445,11 @@ impl<'a> Play<'a> {
 
     /// Clients reconnect and say who they are, as real ones do.
     async fn restart(&mut self, how: End, args: &Args) -> Said<Outcome> {
+        let down = args.time("down")?.unwrap_or_default();
         let settings: Vec<String> =
             args.others().map(|(key, value)| format!("{key}={value}")).collect();
         self.is_altered |= !settings.is_empty();
-        self.start_again(how, &settings).await?;
+        self.start_again(how, down, &settings).await?;
         let is_member = |actor: &Actor| {
             !actor.heartbeat.consumer_data_set.is_empty()
                 || !actor.heartbeat.producer_data_set.is_empty()
@@ -464,13 +466,13 @@ impl<'a> Play<'a> {
         Ok(Outcome::ok())
     }
 
-    async fn start_again(&mut self, how: End, settings: &[String]) -> Said<()> {
+    async fn start_again(&mut self, how: End, down: Duration, settings: &[String]) -> Said<()> {
         for actor in self.actors.values_mut() {
             actor.connection = None;
         }
         // sockets close on the runtime, which stands still while a process is started
         self.stage.pass(Duration::from_millis(10)).await;
-        self.stage.restart(how, settings).await
+        self.stage.restart(how, down, settings).await
     }
 
     /// Changes settings at run time, until the scenario is over.

@@ -151,7 +151,10 @@ fn judge(scenario: &Scenario, original: Option<&str>, failure: Option<String>) -
 
 fn is_alone(scenario: &Scenario) -> bool {
     let is_global = |step: &Step| {
-        matches!(step.words.first().map(String::as_str), Some("restart" | "kill" | "config"))
+        matches!(
+            step.words.first().map(String::as_str),
+            Some("restart" | "kill" | "power" | "config")
+        )
     };
     scenario.steps.iter().any(is_global)
 }

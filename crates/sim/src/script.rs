@@ -200,7 +200,7 @@ fn outside_quotes(line: &str) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Splits a text into tokens at white space outside of double quotes, which are dropped.
+/// Splits a text into tokens at white space outside of double quotes; those around a whole word or value are dropped.
 pub(crate) fn tokens(text: &str) -> Said<Vec<Token>> {
     let mut words: Vec<String> = vec![String::new()];
     let mut quoted = false;
@@ -222,7 +222,10 @@ pub(crate) fn tokens(text: &str) -> Said<Vec<Token>> {
 }
 
 fn token(word: &str) -> Token {
-    let plain = |text: &str| text.replace('"', "");
+    let plain = |text: &str| {
+        let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        inner.unwrap_or(text).to_owned()
+    };
     let key_len = word
         .find(|c: char| !(c.is_ascii_alphanumeric() || "_.#-".contains(c)))
         .filter(|len| *len > 0 && word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'));

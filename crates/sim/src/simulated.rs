@@ -192,7 +192,7 @@ impl Simulated {
         }
     }
 
-    pub(crate) async fn restart(&self, how: End, settings: &[String]) -> Said<()> {
+    pub(crate) async fn restart(&self, how: End, down: Duration, settings: &[String]) -> Said<()> {
         self.settle().await;
         let Life { store, broker, .. } =
             self.life.borrow_mut().take().expect("a broker runs between two steps");
@@ -203,8 +203,10 @@ impl Simulated {
                 store.shutdown().map_err(|fault| fault.to_string())?;
             }
             End::Kill => self.disk.crash(Crash::Process),
+            End::Power => self.disk.crash(Crash::Power),
         }
         drop(store);
+        self.clock.advance(down);
         *self.life.borrow_mut() = Some(self.open(settings)?);
         Ok(())
     }

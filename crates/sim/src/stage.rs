@@ -22,6 +22,8 @@ pub enum End {
     Stop,
     /// `kill -9`.
     Kill,
+    /// The machine loses its power: what was not synced may be gone. In virtual time only.
+    Power,
 }
 
 /// Who serves a connection.
@@ -31,8 +33,8 @@ pub(crate) enum Door {
     Namesrv,
 }
 
-/// Ends the broker and starts it again on its store, with these settings besides its own.
-pub type Restart = Box<dyn Fn(End, &[String]) -> Result<(), String>>;
+/// Ends the broker and, after some time, starts it again on its store, with these settings besides its own.
+pub type Restart = Box<dyn Fn(End, Duration, &[String]) -> Result<(), String>>;
 
 /// A server that runs elsewhere.
 pub struct Wire {
@@ -117,11 +119,11 @@ impl Stage<'_> {
         }
     }
 
-    /// Ends the broker, which all clients have left, and starts it again.
-    pub(crate) async fn restart(&self, how: End, settings: &[String]) -> Said<()> {
+    /// Ends the broker, which all clients have left, and starts it again after `down`.
+    pub(crate) async fn restart(&self, how: End, down: Duration, settings: &[String]) -> Said<()> {
         match self {
-            Stage::Virtual(simulated) => simulated.restart(how, settings).await,
-            Stage::Wire(wire, _) => (wire.restart)(how, settings),
+            Stage::Virtual(simulated) => simulated.restart(how, down, settings).await,
+            Stage::Wire(wire, _) => (wire.restart)(how, down, settings),
         }
     }
 }

@@ -129,8 +129,9 @@ const VERBS: [Verb; 13] = [
     ),
 ];
 
-/// Fields whose values are names of topics and groups.
-const NAMES: [&str; 9] = [
+/// Fields whose values are names of topics, groups and clients.
+const NAMES: [&str; 10] = [
+    "clientId",
     "topic",
     "group",
     "groupName",
@@ -238,7 +239,7 @@ impl Play<'_> {
     fn any(&self, who: &str, code: &str, args: &Args) -> Said<Asked> {
         let mut frame = Frame::request(request_code(code)?, &());
         if let Some(body) = args.get("body") {
-            frame = frame.with_body(self.in_body(body));
+            frame = frame.with_body(self.with_names(body));
         }
         for (key, value) in args.others().filter(|(key, _)| *key != "wait") {
             self.put(&mut frame, key, value);
@@ -246,12 +247,13 @@ impl Play<'_> {
         Ok(Asked::plain(who, frame))
     }
 
-    /// A body with `<name>` for names of topics, groups and clients.
-    pub(crate) fn in_body(&self, body: &str) -> String {
+    /// A text with `<name>` for names of topics, groups and clients.
+    pub(crate) fn with_names(&self, body: &str) -> String {
         let mut out = String::new();
         let mut rest = body;
-        while let Some((before, behind)) = rest.split_once('<') {
-            let (name, behind) = behind.split_once('>').unwrap_or((behind, ""));
+        while let Some((before, behind)) = rest.split_once('<')
+            && let Some((name, behind)) = behind.split_once('>')
+        {
             out.push_str(before);
             out.push_str(&self.wire(name));
             rest = behind;
@@ -481,7 +483,7 @@ impl Play<'_> {
             put(name::PGROUP, Some(group));
         }
         for (name, value) in &args.properties {
-            put(name, Some(&repeated(value)));
+            put(name, Some(&self.with_names(&repeated(value))));
         }
         text
     }
@@ -511,7 +513,8 @@ impl Play<'_> {
             Some(data) => data.group_name.clone(),
             None => self.wire(args.get("group").unwrap_or("producers")),
         };
-        let kind = if args.number("oneway", false)? { Kind::Oneway } else { Kind::Request };
+        // the original answers no verdict that decides nothing
+        let kind = if verdict == 0 { Kind::Oneway } else { Kind::Request };
         let mut frame = Frame::request(RequestCode::END_TRANSACTION, &());
         frame.kind = kind;
         let of_message = |field: &str| message.get(field).map(String::as_str).unwrap_or_default();
