@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use store::{Fault, Queue};
+use store::{Fault, Wanted};
 use wire::{
     body::{
         MessageQueue,
-        group::{ConsumeStats, OffsetWrapper},
+        progress::{StatsData, StatsItem},
         topic::{TopicOffset, TopicStatsTable},
     },
     code::version,
@@ -22,9 +22,9 @@ use wire::{
 
 use crate::{
     Broker,
-    api::{FindError, StatsOf, TopicError},
+    api::{FindError, Found, TopicError},
     blocking,
-    stats::Rate,
+    stats::{GroupStats, Span, Traffic},
 };
 
 /// Candidates of the index that one query by key reads (Java: `maxMsgsNumBatch`).
@@ -49,8 +49,8 @@ impl Broker {
         put("runtime", duration_text(now - inner.started_at));
         put("startAcceptSendRequestTimeStamp", options.start_accept_send_at.to_string());
 
-        put("msgPutTotalTodayNow", stats.put.total().to_string());
-        put("msgGetTotalTodayNow", stats.got.total().to_string());
+        put("msgPutTotalTodayNow", stats.put.messages().to_string());
+        put("msgGetTotalTodayNow", stats.got.messages().to_string());
         let mornings = stats.mornings();
         for (day, put_total, got_total) in [
             ("Yesterday", mornings.put[0], mornings.got[0]),
@@ -59,9 +59,9 @@ impl Broker {
             put(&format!("msgPutTotal{day}Morning"), put_total.to_string());
             put(&format!("msgGetTotal{day}Morning"), got_total.to_string());
         }
-        put("putMessageTimesTotal", stats.put.total().to_string());
-        put("putMessageSizeTotal", stats.put_bytes.total().to_string());
-        let average = stats.put_bytes.total() as f64 / stats.put.total().max(1) as f64;
+        put("putMessageTimesTotal", stats.put.messages().to_string());
+        put("putMessageSizeTotal", stats.put.bytes().to_string());
+        let average = stats.put.bytes() as f64 / stats.put.messages().max(1) as f64;
         put("putMessageAverageSize", average.to_string());
         put("putTps", rates(&stats.put));
         put("getFoundTps", rates(&stats.found));
@@ -113,6 +113,32 @@ impl Broker {
         info
     }
 
+    /// Returns what was counted under a name of the original's for a topic, `topic@group` or the cluster; none if nothing
+    /// was (VIEW_BROKER_STATS_DATA).
+    pub fn stats_data(&self, name: &str, key: &str) -> Option<StatsData> {
+        let inner = &*self.inner;
+        let of_group = |traffic: fn(&GroupStats) -> &Traffic| {
+            let (topic, group) = key.split_once('@')?;
+            Some(traffic(&*inner.stats.group(group, topic)?).spans())
+        };
+        let of_topic = || Some(inner.topics.find(key)?.stats.put.spans());
+        let is_cluster = || (inner.options.read().cluster_name == key).then_some(());
+        let [minute, hour, day] = match name {
+            "TOPIC_PUT_NUMS" | "TOPIC_PUT_SIZE" => of_topic()?,
+            "GROUP_GET_NUMS" | "GROUP_GET_SIZE" => of_group(|stats| &stats.got)?,
+            "SNDBCK_PUT_NUMS" => of_group(|stats| &stats.sent_back)?,
+            "BROKER_PUT_NUMS" => is_cluster().map(|()| inner.stats.put.spans())?,
+            "BROKER_GET_NUMS" => is_cluster().map(|()| inner.stats.got.spans())?,
+            _ => return None,
+        };
+        let item = |span: Span| {
+            let sum = if name.ends_with("SIZE") { span.bytes } else { span.messages };
+            let per = |count: f64| if count > 0.0 { sum as f64 / count } else { 0.0 };
+            StatsItem { sum: sum as i64, tps: per(span.seconds), avgpt: per(span.times as f64) }
+        };
+        Some(StatsData { stats_minute: item(minute), stats_hour: item(hour), stats_day: item(day) })
+    }
+
     /// Returns first, last and latest time of each queue of a topic.
     ///
     /// # Errors
@@ -139,57 +165,6 @@ impl Broker {
         })
         .await;
         Ok(TopicStatsTable { topic_put_tps: put_per_second, offset_table })
-    }
-
-    /// Returns how far a group is.
-    pub async fn consume_stats(&self, group: &str, of: StatsOf) -> ConsumeStats {
-        let inner = &*self.inner;
-        let is_wanted = |topic: &ByteString| {
-            // While a group subscribes to anything, what it does not subscribe to is not of interest.
-            inner.clients.subscription_count(group) == 0
-                || inner.clients.is_subscribed(group, topic)
-        };
-        let topics: BTreeSet<ByteString> = match of {
-            StatsOf::Listed(topics) => topics,
-            StatsOf::One(topic) => [topic].into_iter().filter(is_wanted).collect(),
-            StatsOf::Consumed => {
-                inner.offsets.topics_of(group).into_iter().filter(is_wanted).collect()
-            }
-        };
-        let mut tps = 0.0;
-        let mut queues = Vec::new();
-        for topic in &topics {
-            let Some(found) = inner.topics.find(topic) else { continue };
-            tps += inner.stats.got_per_second(group, topic);
-            queues
-                .extend((0..found.config.read_queue_nums).map(|id| found.queue(&inner.store, id)));
-        }
-        let (broker, group) = (self.clone(), ByteString::from(group));
-        let offset_table = blocking(move || {
-            let broker_name = &broker.inner.options.read().broker_name;
-            let progress = queues.iter().map(|queue| {
-                let key = message_queue(queue.topic(), broker_name, queue.id());
-                (key, broker.progress(&group, queue))
-            });
-            progress.collect()
-        })
-        .await;
-        ConsumeStats { offset_table, consume_tps: tps }
-    }
-
-    /// Returns how far a group is with a queue. It may wait for the disk.
-    fn progress(&self, group: &str, queue: &Queue) -> OffsetWrapper {
-        let (topic, id) = (queue.topic(), queue.id());
-        let offsets = &self.inner.offsets;
-        let consumed = offsets.query(group, topic, id).unwrap_or(0);
-        let pulled = offsets.query_pulled(group, topic, id).unwrap_or(0);
-        let last = if consumed > 0 { queue.stored_at(consumed - 1).ok().flatten() } else { None };
-        OffsetWrapper {
-            broker_offset: queue.max_offset(),
-            consumer_offset: consumed,
-            pull_offset: consumed.max(pulled),
-            last_timestamp: last.unwrap_or(0),
-        }
     }
 
     /// Returns the groups that consume the topic or have consumed it.
@@ -221,10 +196,10 @@ impl Broker {
         }
     }
 
-    /// Returns records of a topic with a key, or with a unique key, stored between two times; newest first.
+    /// Returns records of a topic with a key, or with a unique key, stored between two times; none if there are none.
     ///
     /// # Errors
-    /// See [`FindError`].
+    /// [`FindError::Store`].
     pub async fn messages_with_key(
         &self,
         topic: &str,
@@ -232,27 +207,25 @@ impl Broker {
         count_max: usize,
         begin_ms: i64,
         end_ms: i64,
-    ) -> Result<Vec<Bytes>, FindError> {
+    ) -> Result<Found, FindError> {
         let store = self.inner.store.clone();
         let (topic, key) = (topic.to_owned(), key.to_owned());
-        let found = blocking(move || -> Result<Vec<Bytes>, Fault> {
+        let found = blocking(move || -> Result<Found, Fault> {
             let count_max = count_max.min(FOUND_MAX);
-            let mut found = Vec::new();
-            for log_offset in store.find_by_key(&topic, &key, count_max, begin_ms, end_ms)? {
+            let found = store.query(&topic, Wanted::Key(&key), count_max, begin_ms, end_ms)?;
+            let mut records = Vec::new();
+            for log_offset in found.log_offsets {
                 let Ok(bytes) = store.record_at_blocking(log_offset) else { continue };
                 let is_match = Record::decode(&bytes, CheckCrc::No)
                     .is_ok_and(|record| record.topic == topic && has_key(&record.properties, &key));
                 if is_match {
-                    found.push(bytes);
+                    records.push(bytes);
                 }
             }
-            Ok(found)
+            let (indexed_until, offset) = (found.last_update_time, found.last_update_offset);
+            Ok(Found { records, indexed_until, indexed_offset: offset as i64 })
         });
-        match found.await {
-            Ok(found) if found.is_empty() => Err(FindError::NoneWithKey),
-            Ok(found) => Ok(found),
-            Err(fault) => Err(FindError::Store(fault.to_string())),
-        }
+        found.await.map_err(|fault| FindError::Store(fault.to_string()))
     }
 
     /// Reads the record at a log offset, whatever lies there.
@@ -276,12 +249,12 @@ fn has_key(text: &str, key: &str) -> bool {
     })
 }
 
-fn message_queue(topic: &str, broker_name: &str, queue_id: i32) -> MessageQueue {
+pub(crate) fn message_queue(topic: &str, broker_name: &str, queue_id: i32) -> MessageQueue {
     MessageQueue { topic: topic.into(), broker_name: broker_name.into(), queue_id }
 }
 
 /// Rates over 10 s, a minute and ten minutes, as the original writes them.
-fn rates(rate: &Rate) -> String {
+fn rates(rate: &Traffic) -> String {
     format!("{} {} {}", rate.per_second(1), rate.per_second(6), rate.per_second(60))
 }
 

@@ -4,7 +4,13 @@
 //! decodes its protocol into these structs and maps each error enum to its own codes in one exhaustive `match`. An
 //! error has one variant for each thing the caller can do about it; its message says the cause and the cure.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -532,6 +538,32 @@ pub enum ResetError {
     #[error("Queue {0} does not exist")]
     UnknownQueue(i32),
     /// SYSTEM_ERROR.
+    #[error("No queues to reset.")]
+    NoQueues,
+    /// SYSTEM_ERROR.
+    #[error("The consumer group <{0}> has no offset of queue {1}; it has consumed nothing of it")]
+    NothingConsumed(ByteString, i32),
+    /// CONSUMER_NOT_ONLINE.
+    #[error(
+        "Consumer not online, so can not reset offset, Group: {group} Topic: {topic} Timestamp: {timestamp}"
+    )]
+    NotOnline {
+        /// The group.
+        group: ByteString,
+        /// The topic.
+        topic: ByteString,
+        /// The time asked for.
+        timestamp: i64,
+    },
+    /// SYSTEM_ERROR.
+    #[error("the client {client_id} does not support this feature. version={version}")]
+    OldClient {
+        /// Its id.
+        client_id: ByteString,
+        /// Its version.
+        version: String,
+    },
+    /// SYSTEM_ERROR.
     #[error("Target offset {offset} not in consume queue range [{min}-{max}] of queue {queue_id}")]
     OutOfRange {
         /// The queue.
@@ -553,8 +585,21 @@ pub enum ResetError {
 
 // ---------------------------------------------------------------------------------------------------------- clients
 
+/// A consumer that is connected, and the way to it.
+#[derive(Clone)]
+pub struct Consumer {
+    /// Its id.
+    pub client_id: ByteString,
+    /// Its language.
+    pub language: Language,
+    /// Its version ordinal.
+    pub version: i32,
+    /// The way to it. A door knows its own channels again, and may ask what only its protocol can.
+    pub channel: Arc<dyn ClientChannel>,
+}
+
 /// The broker's way to a connected client.
-pub trait ClientChannel: Send + Sync {
+pub trait ClientChannel: Any + Send + Sync {
     /// A number that no other open channel of this process has.
     fn id(&self) -> u64;
     /// The peer's address.
@@ -576,6 +621,25 @@ pub enum ClientCommand {
         /// The consumer group.
         group: ByteString,
     },
+    /// An administrator has set the group: consume from these offsets on.
+    OffsetsReset(OffsetsReset),
+}
+
+/// Where an administrator has set a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetsReset {
+    /// The consumer group.
+    pub group: ByteString,
+    /// The topic.
+    pub topic: ByteString,
+    /// The time that was asked for, ms since the epoch; -1 for the end.
+    pub timestamp: i64,
+    /// Name of this broker's set.
+    pub broker_name: String,
+    /// The next offset to consume, by queue.
+    pub offsets: Arc<BTreeMap<i32, i64>>,
+    /// The client is written in C++, and reads a list.
+    pub as_list: bool,
 }
 
 /// The client cannot be told.
@@ -684,6 +748,9 @@ pub enum GroupError {
     /// SUBSCRIPTION_GROUP_NOT_EXIST.
     #[error("No group in this broker. group: {0}")]
     Unknown(ByteString),
+    /// TOPIC_NOT_EXIST.
+    #[error("No topic in this broker. topic: {0}")]
+    UnknownTopic(ByteString),
     /// SYSTEM_ERROR.
     #[error("{0}")]
     Full(#[from] TableFull),
@@ -725,15 +792,33 @@ pub enum ConfigError {
 
 // ---------------------------------------------------------------------------------------------------------- finding
 
+/// Records that a query has found, and how far the index has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The records as stored, newest first.
+    pub records: Vec<Bytes>,
+    /// Store time of the last indexed message, ms since the epoch.
+    pub indexed_until: i64,
+    /// Log offset of that message.
+    pub indexed_offset: i64,
+}
+
+/// Why the progress of all groups cannot be told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the groups have come to more than {max} queues: ask for one group at a time, `mqadmin consumerProgress -g GROUP`"
+)]
+pub struct TooManyQueues {
+    /// Queues that one answer may hold.
+    pub max: usize,
+}
+
 /// Why a message was not found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     /// No record lies at that log offset. SYSTEM_ERROR.
     #[error("can not find message by the offset, {0}")]
     NotAt(i64),
-    /// No message has that key in that time. QUERY_NOT_FOUND.
-    #[error("can not find message, maybe time range not correct")]
-    NoneWithKey,
     /// Reading the log failed. SYSTEM_ERROR.
     #[error("reading the log failed: {0}")]
     Store(String),

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use wire::{
     body::{
         MessageQueue,
-        client::{ConsumerConnection, ProducerConnection, SubscriptionData},
+        client::{ConsumerConnection, ProducerConnection, ProducerTable, SubscriptionData},
         group::{ConsumerOffsetTable, SubscriptionGroupConfig, SubscriptionGroupTable},
         topic::{TopicConfig, TopicConfigTable},
     },
@@ -30,10 +30,7 @@ use wire::{
 
 use crate::{
     Live, Options,
-    api::{
-        ClientsError, CommitError, Committed, GroupError, IfUnknown, LockError, NotSaved,
-        OffsetError, ResetError, ResetTo, SubscriptionError, TopicError,
-    },
+    api::{ClientsError, Consumer, GroupError, LockError, NotSaved, SubscriptionError, TopicError},
     blocking,
     catalog::Catalog,
     clients::Clients,
@@ -329,84 +326,6 @@ impl Broker {
 
     // ------------------------------------------------------------------------------------------------------ offsets
 
-    /// Returns where the group is to consume from.
-    ///
-    /// A group without an offset begins at 0 if the queue still has its first message, and that lies near the end of the
-    /// log: whatever the consumer's own setting, a new group misses nothing of a young topic.
-    ///
-    /// # Errors
-    /// See [`OffsetError`].
-    pub async fn consumer_offset(
-        &self,
-        group: &str,
-        topic: &str,
-        queue_id: i32,
-        if_unknown: IfUnknown,
-    ) -> Result<i64, OffsetError> {
-        let inner = &*self.inner;
-        if let Some(offset) = inner.offsets.query(group, topic, queue_id) {
-            return Ok(offset);
-        }
-        if if_unknown == IfUnknown::NotFound {
-            return Err(OffsetError::NotFoundNoZero);
-        }
-        let Some(queue) = self.queue(topic, queue_id) else { return Err(OffsetError::NotFound) };
-        if queue.min_offset() > 0 || queue.max_offset() == 0 {
-            return Err(OffsetError::NotFound);
-        }
-        let mut entries = Vec::with_capacity(1);
-        let first = match queue.try_read(0, 1, &mut entries) {
-            Ok(true) => Ok(entries.pop()),
-            Ok(false) | Err(_) => blocking(move || queue.entry(0)).await,
-        };
-        let log = inner.store.log_range();
-        let near_bytes = inner.options.read().near_bytes();
-        match first {
-            Ok(Some(entry))
-                if entry.log_offset >= log.start
-                    && log.end.saturating_sub(entry.log_offset) <= near_bytes =>
-            {
-                Ok(0)
-            }
-            Ok(_) | Err(_) => Err(OffsetError::NotFound),
-        }
-    }
-
-    /// Stores how far the group has consumed.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn commit_offset(
-        &self,
-        group: &str,
-        topic: &str,
-        queue_id: i32,
-        offset: i64,
-    ) -> Result<Committed, CommitError> {
-        let inner = &*self.inner;
-        if inner.groups.get(group).is_none() {
-            return Err(CommitError::UnknownGroup(group.into()));
-        }
-        let Some(found) = inner.topics.find(topic) else {
-            return Err(CommitError::UnknownTopic(topic.into()));
-        };
-        let queues = found.config.read_queue_nums.max(found.config.write_queue_nums);
-        // What a group was given before a topic lost queues may still move.
-        let is_known = (0..queues).contains(&queue_id)
-            || inner.offsets.query(group, topic, queue_id).is_some();
-        if !is_known {
-            let topic = topic.into();
-            return Err(CommitError::UnknownQueue { queue_id, topic, queues });
-        }
-        if inner.options.read().use_server_side_reset_offset
-            && inner.offsets.is_reset(group, topic, queue_id)
-        {
-            return Ok(Committed::Reset);
-        }
-        inner.offsets.commit(group, topic, queue_id, offset)?;
-        Ok(Committed::Stored)
-    }
-
     /// Returns the offset behind the last message of the queue; 0 for a queue that nobody has used.
     pub fn max_offset(&self, topic: &str, queue_id: i32) -> i64 {
         self.queue(topic, queue_id).map_or(0, |queue| queue.max_offset())
@@ -452,52 +371,6 @@ impl Broker {
         self.inner.delay_levels.table()
     }
 
-    /// Sets where the next pull of the group begins, on one queue or on all that can be read: at an offset, at a store
-    /// time, or behind the last message. Returns the offsets by queue.
-    ///
-    /// # Errors
-    /// See [`ResetError`].
-    pub async fn reset_offsets(
-        &self,
-        group: &str,
-        topic: &str,
-        queue_id: Option<i32>,
-        to: ResetTo,
-    ) -> Result<BTreeMap<i32, i64>, ResetError> {
-        let inner = &*self.inner;
-        let Some(found) = inner.topics.find(topic) else {
-            return Err(ResetError::UnknownTopic(topic.into()));
-        };
-        if inner.groups.get(group).is_none() {
-            return Err(ResetError::UnknownGroup(group.into()));
-        }
-        let ids = queue_id.map_or(0..found.config.read_queue_nums, |id| id..id.saturating_add(1));
-        let mut offsets = BTreeMap::new();
-        for id in ids {
-            let Some(queue) = self.queue(topic, id) else {
-                return Err(ResetError::UnknownQueue(id));
-            };
-            let (min, max) = (queue.min_offset(), queue.max_offset());
-            let offset = match to {
-                ResetTo::Offset(offset) if !(min..=max).contains(&offset) => {
-                    return Err(ResetError::OutOfRange { queue_id: id, offset, min, max });
-                }
-                ResetTo::Offset(offset) => offset,
-                ResetTo::End => max,
-                ResetTo::Time(time) => self
-                    .offset_at(topic, id, time, Boundary::Lower)
-                    .await
-                    .map_err(|fault| ResetError::Store(fault.to_string()))?,
-            };
-            offsets.insert(id, offset);
-        }
-        for (id, offset) in &offsets {
-            inner.offsets.reset(group, topic, *id, *offset)?;
-        }
-        tracing::info!(group, topic, ?offsets, "consumer offsets reset");
-        Ok(offsets)
-    }
-
     /// Returns the queue of a topic, if both exist.
     pub(crate) fn queue(&self, topic: &str, queue_id: i32) -> Option<Arc<store::Queue>> {
         let queues = self.inner.topics.find(topic)?;
@@ -529,6 +402,26 @@ impl Broker {
     /// [`ClientsError::NoProducer`] when nobody does.
     pub fn producer_connection(&self, group: &str) -> Result<ProducerConnection, ClientsError> {
         self.inner.clients.producer_connection(group)
+    }
+
+    /// Returns all producers.
+    pub fn producers(&self) -> ProducerTable {
+        self.inner.clients.producer_table(&self.inner.env.clock)
+    }
+
+    /// Returns the consumers of a group.
+    pub fn consumers(&self, group: &str) -> Vec<Consumer> {
+        self.inner.clients.consumers(group)
+    }
+
+    /// Returns the consumer of a group that has this id.
+    pub fn consumer(&self, group: &str, client_id: &str) -> Option<Consumer> {
+        self.inner.clients.consumer(group, client_id)
+    }
+
+    /// Returns what the connected consumers of a group want of a topic.
+    pub fn subscription(&self, group: &str, topic: &str) -> Option<Arc<SubscriptionData>> {
+        self.inner.clients.subscription(group, topic)
     }
 
     /// Says whether a subscription would be served.
@@ -665,8 +558,14 @@ impl Broker {
     }
 
     /// Forbids the group to read the topic, or lets it again.
-    pub fn forbid(&self, group: &str, topic: &str, is_forbidden: bool) {
-        self.inner.groups.forbid(group, topic, is_forbidden);
+    ///
+    /// # Errors
+    /// [`GroupError`]: no such group, no such topic, or no room.
+    pub fn forbid(&self, group: &str, topic: &str, is_forbidden: bool) -> Result<(), GroupError> {
+        if self.inner.topics.find(topic).is_none() {
+            return Err(GroupError::UnknownTopic(topic.into()));
+        }
+        self.inner.groups.forbid(group, topic, is_forbidden)
     }
 
     /// Says whether the group may not read the topic.

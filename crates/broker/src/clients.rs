@@ -21,7 +21,7 @@ use bytestring::ByteString;
 use wire::{
     body::client::{
         Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData,
-        MessageModel, ProducerConnection, SubscriptionData,
+        MessageModel, ProducerConnection, ProducerInfo, ProducerTable, SubscriptionData,
     },
     names,
 };
@@ -29,8 +29,8 @@ use wire::{
 use crate::{
     Broker, Options,
     api::{
-        Caller, ClientChannel, ClientCommand, ClientsError, HeartbeatAnswer, HeartbeatError,
-        TableFull,
+        Caller, ClientChannel, ClientCommand, ClientsError, Consumer, HeartbeatAnswer,
+        HeartbeatError, TableFull,
     },
     filter::{TagFilter, is_tag_type},
     groups::Groups,
@@ -195,6 +195,47 @@ impl Clients {
         Ok(ProducerConnection {
             connection_set: members.values().map(Member::connection).collect(),
         })
+    }
+
+    /// Returns all producers by group.
+    pub(crate) fn producer_table(&self, clock: &env::Clock) -> ProducerTable {
+        let (now, monotonic) = (clock.now(), clock.monotonic());
+        let info = |member: &Member| ProducerInfo {
+            client_id: member.client_id.to_string(),
+            language: member.language_name(),
+            last_update_timestamp: now
+                - monotonic.saturating_sub(member.seen_at).as_millis() as i64,
+            remote_ip: format!("/{}", member.channel.remote()),
+            version: member.version,
+        };
+        let producers = self.producers();
+        let groups = producers.iter();
+        ProducerTable {
+            data: groups
+                .map(|(group, members)| (group.to_string(), members.values().map(info).collect()))
+                .collect(),
+        }
+    }
+
+    /// Returns the consumers of a group.
+    pub(crate) fn consumers(&self, group: &str) -> Vec<Consumer> {
+        let Some(group) = self.group(group) else { return Vec::new() };
+        let state = group.state();
+        state.members.values().map(Member::consumer).collect()
+    }
+
+    /// Returns the consumer of a group with an id.
+    pub(crate) fn consumer(&self, group: &str, client_id: &str) -> Option<Consumer> {
+        let group = self.group(group)?;
+        let state = group.state();
+        state.members.values().find(|member| &*member.client_id == client_id).map(Member::consumer)
+    }
+
+    /// Returns what a group wants of a topic.
+    pub(crate) fn subscription(&self, group: &str, topic: &str) -> Option<Arc<SubscriptionData>> {
+        let group = self.group(group)?;
+        let state = group.state();
+        state.subscriptions.get(topic).map(|subscription| subscription.data.clone())
     }
 
     /// Returns the number of members of consumer groups and of producer groups.
@@ -477,9 +518,22 @@ impl Member {
         Connection {
             client_id: self.client_id.to_string(),
             client_addr: self.channel.remote().to_string(),
-            language: self.language.name().unwrap_or("OTHER").to_owned(),
+            language: self.language_name(),
             version: self.version,
         }
+    }
+
+    fn consumer(&self) -> Consumer {
+        Consumer {
+            client_id: self.client_id.clone(),
+            language: self.language,
+            version: self.version,
+            channel: self.channel.clone(),
+        }
+    }
+
+    fn language_name(&self) -> String {
+        self.language.name().unwrap_or("OTHER").to_owned()
     }
 }
 

@@ -116,10 +116,24 @@ impl Groups {
         topics.and_then(|topics| topics.get(topic)).is_some_and(|bits| bits & FORBIDDEN_READ != 0)
     }
 
-    /// Forbids the group to read the topic, or lets it again.
-    pub(crate) fn forbid(&self, group: &str, topic: &str, is_forbidden: bool) {
+    /// Forbids the group to read the topic, or lets it again. All groups together may be forbidden as many topics as
+    /// there may be groups.
+    pub(crate) fn forbid(
+        &self,
+        group: &str,
+        topic: &str,
+        is_forbidden: bool,
+    ) -> Result<(), GroupError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.get(group).is_none() {
+            return Err(GroupError::Unknown(group.into()));
+        }
         let mut forbidden = self.forbidden.write().unwrap_or_else(PoisonError::into_inner);
+        let held: usize = forbidden.values().map(BTreeMap::len).sum();
+        if is_forbidden && held >= self.groups_max {
+            let table = "forbidden topics of groups";
+            return Err(TableFull { table, max: self.groups_max, key: "groupsMax" }.into());
+        }
         let topics = forbidden.entry(group.to_owned()).or_default();
         let bits = topics.entry(topic.to_owned()).or_insert(0);
         *bits = if is_forbidden { *bits | FORBIDDEN_READ } else { *bits & !FORBIDDEN_READ };
@@ -128,6 +142,7 @@ impl Groups {
         let changed = forbidden.clone();
         drop(forbidden);
         self.store(|content| content.head.forbidden_table = changed);
+        Ok(())
     }
 
     /// Creates and changes groups on an administrator's behalf: all of them or, on the first error, none. Attributes are

@@ -19,6 +19,7 @@ mod clients;
 mod groups;
 mod locks;
 mod offsets;
+mod progress;
 mod topics;
 
 mod admin;

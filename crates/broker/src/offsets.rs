@@ -157,6 +157,25 @@ impl Offsets {
         groups
     }
 
+    /// Returns what a group has committed of a topic.
+    pub(crate) fn committed(&self, group: &str, topic: &str) -> Vec<(i32, i64)> {
+        let shard = self.shard(group);
+        let queues = shard.get(group).and_then(|topics| topics.get(topic));
+        let committed = |(id, at): (&i32, &Progress)| Some((*id, at.committed?));
+        queues.into_iter().flatten().filter_map(committed).collect()
+    }
+
+    /// Gives `to` what `from` has committed of a topic, in place of its own; nothing if that is nothing.
+    pub(crate) fn copy(&self, from: &str, to: &str, topic: &str) -> Result<(), TableFull> {
+        let copied = self.committed(from, topic);
+        if copied.is_empty() || from == to {
+            return Ok(());
+        }
+        let replaced = self.shard(to).get_mut(to).and_then(|topics| topics.remove(topic));
+        self.forget(replaced);
+        copied.into_iter().try_for_each(|(id, offset)| self.commit(to, topic, id, offset))
+    }
+
     /// Forgets all offsets of a group.
     pub(crate) fn remove_group(&self, group: &str) {
         let removed = self.shard(group).remove(group);

@@ -81,6 +81,12 @@ impl Parked {
         Ok(ParkedPull { parked: self, waiter })
     }
 
+    /// Wakes who waits for a message of `queue`, whether there is one or not.
+    pub(crate) fn wake(&self, queue: &Arc<Queue>) {
+        let shard = self.shard(queue);
+        shard.get(&key(queue)).into_iter().flatten().for_each(|waiter| waiter.notify.notify_one());
+    }
+
     /// Wakes who waits for a message of `queue` below `max_offset`; called by the store's dispatcher.
     pub(crate) fn on_dispatch(&self, queue: &Arc<Queue>, max_offset: i64) {
         // Paired with the fence in `park`: either this sees the count, or who parks sees the queue's new end.

@@ -223,10 +223,10 @@ impl Broker {
         inner.offsets.note_pulled(group, topic, *queue_id, look.next);
         if look.status == PullStatus::Found {
             let bytes = look.messages.iter().map(Bytes::len).sum::<usize>();
-            inner.stats.found.add(1);
+            inner.stats.found.add(1, 0);
             inner.stats.count_got(group, topic, u64::from(look.count), bytes as u64);
         } else {
-            inner.stats.missed.add(1);
+            inner.stats.missed.add(1, 0);
         }
         let options = inner.options.read();
         let suggested_broker = match options.slave_read_enable {

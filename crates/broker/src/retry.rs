@@ -122,6 +122,7 @@ impl Broker {
             .expect("the store answers each entry")
             .map_err(|refused| refusal(refused, &inner.options.read()))?;
         inner.store.drive();
+        inner.stats.count_sent_back(&request.group, origin, bytes.len() as u64);
         if is_dead {
             tracing::info!(group = %request.group, %origin, origin_id, "message put among the dead letters");
         }

@@ -1,10 +1,12 @@
-//! Counters: how much was put and got, in all and for each topic and group, with rates over the last minute.
+//! Counters: what was put and got, in all and by topic and group, with what of it fell into the last minute, hour and day.
 //!
-//! Counting is one atomic addition; a sample is taken every ten seconds by the broker's housekeeping, and a rate is the
-//! difference of two samples. (Java: `BrokerStatsManager`, as far as its answers show it)
+//! Counting is three atomic additions. The broker's housekeeping takes a sample every ten seconds; of the samples some
+//! are kept for the last minute, and one each ten minutes for the last hour and one each hour for the last day, so a
+//! figure is the difference of two samples. What was never counted has no samples and costs nothing.
+//! (Java: `BrokerStatsManager`, `StatsItem`)
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -16,76 +18,146 @@ use bytestring::ByteString;
 
 /// Time between two samples.
 pub(crate) const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
-/// Samples kept: ten minutes.
-const SAMPLES: usize = 60;
+/// Samples of a minute, of an hour (one each ten minutes) and of a day (one each hour).
+const SAMPLES: [usize; 3] = [7, 7, 25];
+/// Samples between two that are kept for a minute, an hour, a day.
+const EVERY: [u64; 3] = [1, 60, 360];
+/// Samples of the broker's own traffic: ten minutes.
+const OWN_SAMPLES: usize = 61;
 /// Pairs of group and topic that are counted; further ones count in the totals only.
 const GROUP_TOPICS_MAX: usize = 200_000;
 
-/// A number that grows, and its samples.
+/// What was carried: messages, in how many bytes and how many times.
 #[derive(Default)]
-pub(crate) struct Rate {
-    total: AtomicU64,
-    samples: Mutex<Samples>,
+pub(crate) struct Traffic {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    times: AtomicU64,
+    history: Mutex<Option<Box<History>>>,
 }
 
+/// Samples of a minute, an hour and a day, the newest last. The first of each is that of the beginning: nothing.
 #[derive(Default)]
-struct Samples {
-    /// The newest stands at `(taken - 1) % SAMPLES`.
-    totals: Vec<u64>,
-    taken: usize,
+struct History([VecDeque<Sample>; 3]);
+
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    /// Which sample of the broker it is, counted from its start.
+    number: u64,
+    messages: u64,
+    bytes: u64,
+    times: u64,
 }
 
-impl Rate {
-    pub(crate) fn add(&self, count: u64) {
-        self.total.fetch_add(count, Ordering::Relaxed);
+/// What was carried in a span of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Span {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) times: u64,
+    pub(crate) seconds: f64,
+}
+
+impl Span {
+    fn between(first: &Sample, last: &Sample) -> Span {
+        Span {
+            messages: last.messages - first.messages,
+            bytes: last.bytes - first.bytes,
+            times: last.times - first.times,
+            seconds: (last.number - first.number) as f64 * SAMPLE_PERIOD.as_secs_f64(),
+        }
     }
 
-    pub(crate) fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+    /// Returns messages a second.
+    pub(crate) fn rate(&self) -> f64 {
+        if self.seconds > 0.0 { self.messages as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+impl Traffic {
+    pub(crate) fn add(&self, messages: u64, bytes: u64) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.times.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how much was added in a second, over the last `periods` samples or as many as there are.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns messages a second, over the last `periods` samples or as many as there are.
     pub(crate) fn per_second(&self, periods: usize) -> f64 {
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let back = periods.min(samples.totals.len().saturating_sub(1));
-        if back == 0 {
-            return 0.0;
-        }
-        let at = |back: usize| samples.totals[(samples.taken - 1 - back) % SAMPLES];
-        (at(0) - at(back)) as f64 / (back as f64 * SAMPLE_PERIOD.as_secs_f64())
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(samples) = history.as_ref().map(|history| &history.0[0]) else { return 0.0 };
+        let first = samples.len().saturating_sub(periods + 1);
+        samples.back().map_or(0.0, |last| Span::between(&samples[first], last).rate())
     }
 
-    fn sample(&self) {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let total = self.total();
-        if samples.totals.len() < SAMPLES {
-            samples.totals.push(total);
-        } else {
-            let at = samples.taken % SAMPLES;
-            samples.totals[at] = total;
+    /// Returns what was carried in the last minute, hour and day, or in as much of them as has passed.
+    pub(crate) fn spans(&self) -> [Span; 3] {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(history) = &*history else { return [Span::default(); 3] };
+        let mut kept = SAMPLES.iter();
+        history.0.each_ref().map(|samples| {
+            let first = samples.len().saturating_sub(*kept.next().expect("one for each span"));
+            samples.back().map_or_else(Span::default, |last| Span::between(&samples[first], last))
+        })
+    }
+
+    fn sample(&self, number: u64, minute_max: usize) {
+        let sample = Sample {
+            number,
+            messages: self.messages(),
+            bytes: self.bytes(),
+            times: self.times.load(Ordering::Relaxed),
+        };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = Sample { number: number.saturating_sub(1), ..Sample::default() };
+        let history = match &mut *history {
+            Some(history) => history,
+            None if sample.times == 0 => return,
+            none => none.insert(Box::new(History([(); 3].map(|()| VecDeque::from([nothing]))))),
+        };
+        for (at, samples) in history.0.iter_mut().enumerate() {
+            if number.is_multiple_of(EVERY[at]) {
+                if samples.len() == if at == 0 { minute_max } else { SAMPLES[at] } {
+                    samples.pop_front();
+                }
+                samples.push_back(sample);
+            }
         }
-        samples.taken += 1;
     }
 }
 
 /// Counters of one topic.
 #[derive(Default)]
 pub(crate) struct TopicStats {
-    pub(crate) put: Rate,
+    pub(crate) put: Traffic,
+}
+
+/// What is counted of a topic for a group.
+#[derive(Default)]
+pub(crate) struct GroupStats {
+    pub(crate) got: Traffic,
+    /// What it gave back.
+    pub(crate) sent_back: Traffic,
 }
 
 /// All counters of the broker that are not a topic's.
 #[derive(Default)]
 pub(crate) struct Stats {
-    pub(crate) put: Rate,
-    pub(crate) put_bytes: Rate,
-    pub(crate) got: Rate,
-    pub(crate) got_bytes: Rate,
+    pub(crate) put: Traffic,
+    pub(crate) got: Traffic,
     /// Pulls that found, and that did not find messages.
-    pub(crate) found: Rate,
-    pub(crate) missed: Rate,
-    groups: RwLock<HashMap<ByteString, HashMap<ByteString, Arc<Rate>>>>,
+    pub(crate) found: Traffic,
+    pub(crate) missed: Traffic,
+    groups: RwLock<HashMap<ByteString, HashMap<ByteString, Arc<GroupStats>>>>,
     mornings: Mutex<Mornings>,
+    samples: AtomicU64,
 }
 
 /// Totals at the last two midnights (UTC) that this broker has seen; 0 before.
@@ -98,45 +170,41 @@ pub(crate) struct Mornings {
 
 impl Stats {
     pub(crate) fn count_put(&self, topic: &TopicStats, count: u64, bytes: u64) {
-        topic.put.add(count);
-        self.put.add(count);
-        self.put_bytes.add(bytes);
+        topic.put.add(count, bytes);
+        self.put.add(count, bytes);
     }
 
     pub(crate) fn count_got(&self, group: &str, topic: &str, count: u64, bytes: u64) {
-        self.got.add(count);
-        self.got_bytes.add(bytes);
-        if let Some(rate) = self.got_by(group, topic) {
-            rate.add(count);
-            return;
-        }
-        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        if groups.values().map(HashMap::len).sum::<usize>() < GROUP_TOPICS_MAX {
-            let topics = groups.entry(group.into()).or_default();
-            topics.entry(topic.into()).or_default().add(count);
-        }
+        self.got.add(count, bytes);
+        self.with_group(group, topic, |stats| stats.got.add(count, bytes));
+    }
+
+    pub(crate) fn count_sent_back(&self, group: &str, topic: &str, bytes: u64) {
+        self.with_group(group, topic, |stats| stats.sent_back.add(1, bytes));
     }
 
     /// Returns messages a second that the group got of the topic in the last minute.
     pub(crate) fn got_per_second(&self, group: &str, topic: &str) -> f64 {
-        self.got_by(group, topic).map_or(0.0, |rate| rate.per_second(6))
+        self.group(group, topic).map_or(0.0, |stats| stats.got.per_second(6))
     }
 
-    /// Takes a sample of every counter but the topics'.
+    /// Takes a sample of every counter.
     pub(crate) fn sample<'t>(
         &self,
         now: env::Millis,
         topics: impl IntoIterator<Item = &'t TopicStats>,
     ) {
-        for rate in
-            [&self.put, &self.put_bytes, &self.got, &self.got_bytes, &self.found, &self.missed]
-        {
-            rate.sample();
+        let number = self.samples.fetch_add(1, Ordering::Relaxed) + 1;
+        for own in [&self.put, &self.got, &self.found, &self.missed] {
+            own.sample(number, OWN_SAMPLES);
         }
         self.note_morning(now.div_euclid(86_400_000));
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.values().flat_map(HashMap::values).for_each(|rate| rate.sample());
-        topics.into_iter().for_each(|topic| topic.put.sample());
+        for stats in groups.values().flat_map(HashMap::values) {
+            stats.got.sample(number, SAMPLES[0]);
+            stats.sent_back.sample(number, SAMPLES[0]);
+        }
+        topics.into_iter().for_each(|topic| topic.put.sample(number, SAMPLES[0]));
     }
 
     /// Returns the totals of yesterday's and of today's morning, in this order.
@@ -147,8 +215,8 @@ impl Stats {
     fn note_morning(&self, day: i64) {
         let mut mornings = self.mornings.lock().unwrap_or_else(PoisonError::into_inner);
         if mornings.day != 0 && day > mornings.day {
-            mornings.put = [mornings.put[1], self.put.total()];
-            mornings.got = [mornings.got[1], self.got.total()];
+            mornings.put = [mornings.put[1], self.put.messages()];
+            mornings.got = [mornings.got[1], self.got.messages()];
         }
         mornings.day = day;
     }
@@ -162,9 +230,21 @@ impl Stats {
         });
     }
 
-    fn got_by(&self, group: &str, topic: &str) -> Option<Arc<Rate>> {
+    /// Returns what is counted of a topic for a group, if anything is.
+    pub(crate) fn group(&self, group: &str, topic: &str) -> Option<Arc<GroupStats>> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         groups.get(group)?.get(topic).cloned()
+    }
+
+    fn with_group(&self, group: &str, topic: &str, count: impl FnOnce(&GroupStats)) {
+        if let Some(stats) = self.group(group, topic) {
+            return count(&stats);
+        }
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        if groups.values().map(HashMap::len).sum::<usize>() < GROUP_TOPICS_MAX {
+            let topics = groups.entry(group.into()).or_default();
+            count(topics.entry(topic.into()).or_default());
+        }
     }
 }
 
@@ -174,18 +254,35 @@ mod tests {
 
     #[test]
     fn a_rate_is_the_difference_of_its_samples() {
-        let rate = Rate::default();
-        assert_eq!(rate.per_second(6), 0.0);
-        for added in [0, 100, 200] {
-            rate.add(added);
-            rate.sample();
+        let traffic = Traffic::default();
+        traffic.sample(1, 7);
+        assert_eq!(traffic.spans(), [Span::default(); 3], "what was never counted has no samples");
+        for (number, added) in (2..).zip([100, 200]) {
+            traffic.add(added, 10);
+            traffic.sample(number, 7);
         }
-        assert_eq!(rate.per_second(1), 20.0);
-        assert_eq!(rate.per_second(6), 15.0, "as far back as there are samples");
-        for _ in 0..SAMPLES {
-            rate.sample();
+        assert_eq!(traffic.per_second(1), 20.0);
+        assert_eq!(traffic.per_second(6), 15.0, "as far back as there are samples");
+        for number in 4..14 {
+            traffic.sample(number, 7);
         }
-        assert_eq!(rate.per_second(6), 0.0);
+        assert_eq!(traffic.per_second(6), 0.0);
+    }
+
+    #[test]
+    fn minute_hour_and_day_are_kept_apart() {
+        let traffic = Traffic::default();
+        for number in 1..=2 * 8_640 {
+            traffic.add(2, 5);
+            traffic.sample(number, 7);
+        }
+        let [minute, hour, day] = traffic.spans();
+        assert_eq!(
+            (minute.messages, minute.bytes, minute.times, minute.seconds),
+            (12, 30, 6, 60.0)
+        );
+        assert_eq!((hour.messages, hour.seconds), (720, 3_600.0));
+        assert_eq!((day.messages, day.seconds, day.rate()), (17_280, 86_400.0, 0.2));
     }
 
     #[test]
@@ -197,7 +294,7 @@ mod tests {
                 stats.mornings().put,
                 [day.max(2) as u64 - 2, day as u64 - 1].map(|n| n * 10)
             );
-            stats.put.add(10);
+            stats.put.add(10, 0);
         }
     }
 }

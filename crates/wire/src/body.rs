@@ -7,6 +7,7 @@
 pub mod client;
 pub mod group;
 pub mod lock;
+pub mod progress;
 pub mod register;
 pub mod route;
 pub mod topic;

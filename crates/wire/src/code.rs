@@ -326,6 +326,10 @@ impl Language {
 pub mod version {
     /// 5.5.0, the version this server says it is.
     pub const OURS: i32 = 513;
+    /// From here on consumers can be set to offsets, and asked for theirs (3.0.7-SNAPSHOT).
+    pub const V3_0_7: i32 = 28;
+    /// From here on consumers can be asked how they are doing (3.1.8-SNAPSHOT).
+    pub const V3_1_8: i32 = 62;
     /// From here on brokers register with the `RegisterBrokerBody` form (3.0.11).
     pub const V3_0_11: i32 = 37;
     /// From here on clients set `maxReconsumeTimes` (3.4.9).

@@ -209,9 +209,11 @@ fn a_pull_may_use_the_groups_subscription_when_it_is_new_enough() {
     assert_eq!(world.pull(pull(8)).unwrap_err(), PullError::SubscriptionNotLatest);
     let other = Pull { topic: "%RETRY%g".into(), ..pull(7) };
     assert_eq!(world.pull(other).unwrap_err(), PullError::NotSubscribed);
-    world.broker.forbid("g", "t", true);
+    world.broker.forbid("g", "t", true).unwrap();
     assert_eq!(world.pull(pull(7)).unwrap_err().forbidden_type(), Some(5));
-    world.broker.forbid("g", "t", false);
+    world.broker.forbid("g", "t", false).unwrap();
+    assert!(world.broker.forbid("none", "t", true).is_err());
+    assert!(world.broker.forbid("g", "none", true).is_err());
     assert!(world.pull(pull(7)).is_ok());
 }
 

@@ -147,7 +147,7 @@ fn figures_of_topics_and_groups_are_true() {
     let info = world.broker.runtime_info();
     assert_eq!(info["msgPutTotalTodayNow"], "25");
     assert_eq!(info["msgGetTotalTodayNow"], "3");
-    assert_eq!(info["putTps"], "2 2 2");
+    assert_eq!(info["putTps"], "2 1.25 1.25");
     assert_eq!(info["dispatchBehindBytes"], "0");
     assert_eq!(info["brokerVersionDesc"], "V5_5_0");
     assert_eq!(info["scheduleMessageOffset_1"], "0,0");
@@ -165,9 +165,12 @@ fn messages_are_found_by_place_and_by_key() {
     let find =
         |key: &str| runtime.block_on(world.broker.messages_with_key("t", key, 32, 0, i64::MAX));
     for key in ["u1", "k1", "k2"] {
-        assert_eq!(find(key).map(|found| found.len()), Ok(1), "{key}");
+        let found = find(key).unwrap();
+        assert_eq!(found.records.len(), 1, "{key}");
+        let until = (found.indexed_until, found.indexed_offset);
+        assert_eq!(until, (crate::world::START, at));
     }
-    assert_eq!(find("k"), Err(FindError::NoneWithKey));
+    assert_eq!(find("k").map(|found| found.records.len()), Ok(0));
 }
 
 #[test]

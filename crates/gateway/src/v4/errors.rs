@@ -5,7 +5,8 @@
 
 use broker::api::{
     ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, LockError,
-    NotSaved, OffsetError, PublishError, PullError, SendBackError, SubscriptionError, TopicError,
+    NotSaved, OffsetError, PublishError, PullError, ResetError, SendBackError, SubscriptionError,
+    TooManyQueues, TopicError,
 };
 use bytestring::ByteString;
 use store::Fault;
@@ -124,6 +125,21 @@ refusal!(CommitError, |error| match &error {
     CommitError::Full(_) => ResponseCode::SYSTEM_ERROR,
 });
 
+refusal!(ResetError, |error| match &error {
+    ResetError::UnknownTopic(_) => ResponseCode::TOPIC_NOT_EXIST,
+    ResetError::UnknownGroup(_) => ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
+    ResetError::NotOnline { .. } => ResponseCode::CONSUMER_NOT_ONLINE,
+    ResetError::UnknownQueue(_)
+    | ResetError::NoQueues
+    | ResetError::NothingConsumed(..)
+    | ResetError::OldClient { .. }
+    | ResetError::OutOfRange { .. }
+    | ResetError::Full(_)
+    | ResetError::Store(_) => ResponseCode::SYSTEM_ERROR,
+});
+
+refusal!(TooManyQueues, |_error| ResponseCode::SYSTEM_ERROR);
+
 refusal!(HeartbeatError, |error| match &error {
     HeartbeatError::NoClientId | HeartbeatError::InvalidName(_) => ResponseCode::INVALID_PARAMETER,
     HeartbeatError::Full(_) => ResponseCode::SYSTEM_BUSY,
@@ -161,6 +177,7 @@ impl From<NotSaved> for Refusal {
 refusal!(GroupError, |error| match &error {
     GroupError::InvalidName(_) | GroupError::Invalid(_) => ResponseCode::INVALID_PARAMETER,
     GroupError::Unknown(_) => ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
+    GroupError::UnknownTopic(_) => ResponseCode::TOPIC_NOT_EXIST,
     GroupError::Full(_) => ResponseCode::SYSTEM_ERROR,
 });
 
@@ -171,7 +188,6 @@ refusal!(ConfigError, |error| match &error {
 
 refusal!(FindError, |error| match &error {
     FindError::NotAt(_) | FindError::Store(_) => ResponseCode::SYSTEM_ERROR,
-    FindError::NoneWithKey => ResponseCode::QUERY_NOT_FOUND,
 });
 
 refusal!(SendBackError, |error| match &error {

@@ -3,7 +3,7 @@
 //! The sends of a run are one `publish`; whatever can be answered at once is answered in the run's own write. Only what
 //! must wait (a long poll, a mark of the log, a cold read) becomes a future of the connection's task.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{any::Any, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use broker::{
     Broker,
@@ -19,7 +19,7 @@ use wire::{
 
 use super::{
     errors::Refusal,
-    verbs::{admin, client, group, lock, offset, pull, query, send, topic},
+    verbs::{admin, client, group, lock, offset, pull, query, relay, send, topic},
 };
 
 /// The 4.x door in front of one broker; serves any number of listeners.
@@ -88,6 +88,7 @@ impl Session {
     fn serve(&self, request: Frame, replies: &mut Replies) {
         let broker = &self.door.broker;
         let caller = || self.caller(&request);
+        let topics = broker.topics_version();
         /// Answers when the verb is done with its reads, without holding up anything else of the connection.
         macro_rules! park {
             ($verb:path) => {{
@@ -119,6 +120,12 @@ impl Session {
                 });
             }
             RequestCode::GET_CONSUME_STATS => park!(group::consume_stats),
+            RequestCode::GET_BROKER_CONSUME_STATS => park!(group::all_consume_stats),
+            RequestCode::QUERY_CONSUME_TIME_SPAN => park!(group::time_spans),
+            RequestCode::GET_CONSUMER_RUNNING_INFO => park!(relay::running_info),
+            RequestCode::CONSUME_MESSAGE_DIRECTLY => park!(relay::consume),
+            RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => park!(relay::status),
+            RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => park!(offset::reset),
             RequestCode::UPDATE_BROKER_CONFIG => {
                 let broker = broker.clone();
                 return replies.later(1, async move {
@@ -136,6 +143,9 @@ impl Session {
             RequestCode::GET_MAX_OFFSET => offset::max(broker, &request),
             RequestCode::GET_MIN_OFFSET => offset::min(broker, &request),
             RequestCode::GET_ALL_CONSUMER_OFFSET => offset::all(broker, &request),
+            RequestCode::GET_ALL_DELAY_OFFSET => offset::delays(broker, &request),
+            RequestCode::CLONE_GROUP_OFFSET => offset::clone(broker, &request),
+            RequestCode::QUERY_CORRECTION_OFFSET => offset::slowest(broker, &request),
 
             RequestCode::HEART_BEAT => client::heartbeat(&self.clients, &caller(), &request),
             RequestCode::UNREGISTER_CLIENT => client::unregister(&self.clients, &request),
@@ -147,6 +157,9 @@ impl Session {
             RequestCode::GET_PRODUCER_CONNECTION_LIST => {
                 client::producer_connection(broker, &request)
             }
+
+            RequestCode::GET_ALL_PRODUCER_INFO => client::producers(broker, &request),
+            RequestCode::QUERY_SUBSCRIPTION_BY_CONSUMER => group::subscription(broker, &request),
 
             RequestCode::LOCK_BATCH_MQ => lock::lock(broker, &request),
             RequestCode::UNLOCK_BATCH_MQ => lock::unlock(broker, &request),
@@ -166,8 +179,10 @@ impl Session {
             RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG => group::get(broker, &request),
             RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => group::all(broker, &request),
             RequestCode::QUERY_TOPICS_BY_CONSUMER => group::topics(broker, &request),
+            RequestCode::UPDATE_AND_GET_GROUP_FORBIDDEN => group::forbid(broker, &request),
 
             RequestCode::GET_BROKER_CONFIG => admin::config(broker, &request),
+            RequestCode::VIEW_BROKER_STATS_DATA => admin::stats(broker, &request),
             RequestCode::GET_BROKER_RUNTIME_INFO => admin::runtime_info(broker, &request),
 
             code => Err(Refusal::unsupported(code)),
@@ -176,13 +191,15 @@ impl Session {
         let changes_topics = matches!(
             code,
             RequestCode::UPDATE_AND_CREATE_TOPIC | RequestCode::UPDATE_AND_CREATE_TOPIC_LIST
-        );
+        ) || (code == RequestCode::HEART_BEAT
+            && broker.topics_version() != topics);
         let may_change = changes_topics
             || matches!(
                 code,
                 RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
                     | RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
                     | RequestCode::DELETE_SUBSCRIPTIONGROUP
+                    | RequestCode::UPDATE_AND_GET_GROUP_FORBIDDEN
                     | RequestCode::HEART_BEAT
             );
         let must_settle = may_change && (changes_topics || !broker.is_saved()) && answer.is_ok();
@@ -234,6 +251,12 @@ pub(crate) fn refuse(request: &Frame, refusal: Refusal) -> Frame {
 /// Makes the response that has nothing to say but success.
 pub(crate) fn success(request: &Frame) -> Frame {
     request.respond(ResponseCode::SUCCESS)
+}
+
+/// Returns the connection of a client; none for one of another door.
+pub(crate) fn connection_of(channel: &dyn ClientChannel) -> Option<Connection> {
+    let channel: &dyn Any = channel;
+    channel.downcast_ref::<Channel>().map(|channel| channel.0.clone())
 }
 
 /// The broker's way to the client behind a connection.

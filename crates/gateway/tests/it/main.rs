@@ -2,5 +2,6 @@
 
 mod admin;
 mod consuming;
+mod progress;
 mod sending;
 mod support;

@@ -101,6 +101,11 @@ impl World {
         (connect(self.address, &self.env, Pushed(sender)).await, pushed)
     }
 
+    /// Connects once more, with a client that answers as `handler` does.
+    pub(crate) async fn connect(&self, handler: impl Handler + 'static) -> Client {
+        connect(self.address, &self.env, handler).await
+    }
+
     /// Asks the first client's connection.
     pub(crate) async fn ask(&self, request: Frame) -> Frame {
         ask(&self.client, request).await

@@ -200,6 +200,43 @@ pub struct Connection {
     pub version: i32,
 }
 
+/// All producers of a broker (Java: `ProducerTableInfo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProducerTable {
+    /// By group.
+    pub data: BTreeMap<String, Vec<ProducerInfo>>,
+}
+
+/// A producer (Java: `ProducerInfo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProducerInfo {
+    /// Its id.
+    pub client_id: String,
+    /// Name of its language.
+    pub language: String,
+    /// When its last heartbeat came, in epoch milliseconds.
+    pub last_update_timestamp: i64,
+    /// Where it connects from, behind a slash.
+    #[serde(rename = "remoteIP")]
+    pub remote_ip: String,
+    /// Its version.
+    pub version: i32,
+}
+
+/// What a group wants of a topic; without a subscription when it wants nothing (Java: `QuerySubscriptionResponseBody`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GroupSubscription {
+    /// The group.
+    pub group: String,
+    /// Its subscription.
+    pub subscription_data: Option<SubscriptionData>,
+    /// The topic.
+    pub topic: String,
+}
+
 /// CHECK_CLIENT_CONFIG (Java: `CheckClientRequestBody`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -94,6 +94,18 @@ pub struct SubscriptionGroupList {
     pub group_config_list: Vec<SubscriptionGroupConfig>,
 }
 
+/// Whether a group may read a topic (Java: `GroupForbidden`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GroupForbidden {
+    /// The group.
+    pub group: String,
+    /// Whether it may.
+    pub readable: bool,
+    /// The topic.
+    pub topic: String,
+}
+
 /// Progress of all groups, as a file (`consumerOffset.json`) and between brokers (Java:
 /// `ConsumerOffsetManager`, `ConsumerOffsetSerializeWrapper`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

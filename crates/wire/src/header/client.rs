@@ -24,6 +24,21 @@ pub struct OneConsumerGroup<'a> {
     pub consumer_group: &'a str,
 }
 
+/// GET_CONSUMER_RUNNING_INFO, CONSUME_MESSAGE_DIRECTLY: a consumer that is asked something, as far as the broker must
+/// know it (Java: `GetConsumerRunningInfoRequestHeader`, `ConsumeMessageDirectlyResultRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OneConsumer<'a> {
+    /// The consumer's group.
+    pub consumer_group: &'a str,
+    /// The consumer's id.
+    pub client_id: &'a str,
+    /// Offset id of the message to consume.
+    pub msg_id: Option<&'a str>,
+    /// Topic of that message.
+    pub topic: Option<&'a str>,
+}
+
 /// GET_PRODUCER_CONNECTION_LIST (Java: `GetProducerConnectionListRequestHeader`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

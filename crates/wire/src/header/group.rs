@@ -54,6 +54,46 @@ pub struct GetConsumeStats<'a> {
     pub topic_list: Option<&'a str>,
 }
 
+/// QUERY_SUBSCRIPTION_BY_CONSUMER, QUERY_CONSUME_TIME_SPAN and, to clients, GET_CONSUMER_STATUS_FROM_CLIENT.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GroupTopic<'a> {
+    /// The consumer group.
+    pub group: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+}
+
+/// UPDATE_AND_GET_GROUP_FORBIDDEN (Java: `UpdateGroupForbiddenRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UpdateForbidden<'a> {
+    /// The consumer group.
+    pub group: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+    /// Whether the group may read it; absent: as it is.
+    pub readable: Option<bool>,
+}
+
+/// GET_BROKER_CONSUME_STATS (Java: `GetConsumeStatsInBrokerHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GetBrokerConsumeStats {
+    /// Only topics that are ordered.
+    pub is_order: bool,
+}
+
+/// VIEW_BROKER_STATS_DATA (Java: `ViewBrokerStatsDataRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ViewStats<'a> {
+    /// What is counted, such as `TOPIC_PUT_NUMS`.
+    pub stats_name: &'a str,
+    /// Of what: a topic, or `topic@group`.
+    pub stats_key: &'a str,
+}
+
 /// Version of a broker's configuration (Java: `GetBrokerConfigResponseHeader`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

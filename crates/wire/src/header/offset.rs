@@ -88,6 +88,75 @@ pub struct OneQueue<'a> {
     pub queue_id: i32,
 }
 
+/// INVOKE_BROKER_TO_RESET_OFFSET and, to clients, RESET_CONSUMER_CLIENT_OFFSET (Java: `ResetOffsetRequestHeader`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ResetOffset<'a> {
+    /// The consumer group.
+    pub group: &'a str,
+    /// Topic consumed.
+    pub topic: &'a str,
+    /// Queue of the topic; negative for all.
+    pub queue_id: i32,
+    /// Offset to set the queue to.
+    pub offset: Option<i64>,
+    /// Otherwise: store time to set the queues to, in epoch milliseconds; negative for their ends.
+    pub timestamp: i64,
+    /// Whether offsets may go forward too.
+    pub is_force: bool,
+}
+
+impl Default for ResetOffset<'_> {
+    fn default() -> Self {
+        ResetOffset {
+            group: "",
+            topic: "",
+            queue_id: -1,
+            offset: None,
+            timestamp: 0,
+            is_force: false,
+        }
+    }
+}
+
+/// INVOKE_BROKER_TO_GET_CONSUMER_STATUS (Java: `GetConsumerStatusRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GetConsumerStatus<'a> {
+    /// The consumer group.
+    pub group: &'a str,
+    /// Topic consumed.
+    pub topic: &'a str,
+    /// Id of the one client to ask; all if absent or blank.
+    pub client_addr: Option<&'a str>,
+}
+
+/// CLONE_GROUP_OFFSET (Java: `CloneGroupOffsetRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CloneOffset<'a> {
+    /// Group whose progress is copied.
+    pub src_group: &'a str,
+    /// Group that gets it.
+    pub dest_group: &'a str,
+    /// Only this topic; all if absent or blank.
+    pub topic: Option<&'a str>,
+    /// Also topics that the first group no longer subscribes to.
+    pub offline: bool,
+}
+
+/// QUERY_CORRECTION_OFFSET (Java: `QueryCorrectionOffsetHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct QueryCorrectionOffset<'a> {
+    /// Topic consumed.
+    pub topic: &'a str,
+    /// Group whose offsets are compared with the others'.
+    pub compare_group: Option<&'a str>,
+    /// Groups that do not count, with commas between.
+    pub filter_groups: Option<&'a str>,
+}
+
 /// An offset (Java: `QueryConsumerOffsetResponseHeader`, `SearchOffsetResponseHeader`,
 /// `GetMaxOffsetResponseHeader`, `GetMinOffsetResponseHeader`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,11 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use broker::{Broker, Kept};
 use wire::{
-    body::KvTable, code::RequestCode, fastjson, frame::Frame,
-    header::group::GetBrokerConfigResponse,
+    body::KvTable,
+    code::{RequestCode, ResponseCode},
+    fastjson,
+    frame::Frame,
+    header::group::{GetBrokerConfigResponse, ViewStats},
 };
 
 use crate::v4::{
@@ -39,6 +42,16 @@ pub(crate) async fn update_config(broker: &Broker, request: &Frame) -> Answer {
             success(request).with_remark(format!("changed until the next start: {reason}"))
         }
     })
+}
+
+/// VIEW_BROKER_STATS_DATA.
+pub(crate) fn stats(broker: &Broker, request: &Frame) -> Answer {
+    let asked: ViewStats<'_> = request.header()?;
+    let data = broker.stats_data(asked.stats_name, asked.stats_key).ok_or_else(|| {
+        let remark = format!("The stats <{}> <{}> not exist", asked.stats_name, asked.stats_key);
+        Refusal::new(ResponseCode::SYSTEM_ERROR, remark)
+    })?;
+    Ok(with_json(success(request), &data))
 }
 
 /// GET_BROKER_RUNTIME_INFO.

@@ -12,13 +12,17 @@ use wire::{
         client::{CheckClient, HeartbeatData},
     },
     code::RequestCode,
+    fastjson,
     frame::Frame,
-    header::client::{OneConsumerGroup, OneProducerGroup, UnregisterClient},
+    header::{
+        client::{OneConsumerGroup, OneProducerGroup, UnregisterClient},
+        offset::ResetOffset,
+    },
 };
 
 use crate::v4::session::{Answer, success};
 
-use super::{read_body, to_strings, with_json};
+use super::{offset, read_body, to_strings, with_json};
 
 /// HEART_BEAT, V1 and V2.
 pub(crate) fn heartbeat(session: &Session, caller: &Caller, request: &Frame) -> Answer {
@@ -65,6 +69,11 @@ pub(crate) fn producer_connection(broker: &Broker, request: &Frame) -> Answer {
     Ok(with_json(success(request), &broker.producer_connection(asked.producer_group)?))
 }
 
+/// GET_ALL_PRODUCER_INFO.
+pub(crate) fn producers(broker: &Broker, request: &Frame) -> Answer {
+    Ok(with_json(success(request), &broker.producers()))
+}
+
 /// Makes the frame that tells a client something; it wants no answer.
 pub(crate) fn command(command: ClientCommand) -> Frame {
     match command {
@@ -72,5 +81,19 @@ pub(crate) fn command(command: ClientCommand) -> Frame {
             RequestCode::NOTIFY_CONSUMER_IDS_CHANGED,
             &OneConsumerGroup { consumer_group: &group },
         ),
+        ClientCommand::OffsetsReset(reset) => {
+            let header = ResetOffset {
+                group: &reset.group,
+                topic: &reset.topic,
+                timestamp: reset.timestamp,
+                ..ResetOffset::default()
+            };
+            let body = if reset.as_list {
+                fastjson::encode(&offset::list(&reset.topic, &reset.broker_name, &reset.offsets))
+            } else {
+                fastjson::encode(&offset::map(&reset.topic, &reset.broker_name, &reset.offsets))
+            };
+            Frame::oneway(RequestCode::RESET_CONSUMER_CLIENT_OFFSET, &header).with_body(body)
+        }
     }
 }

@@ -2,17 +2,21 @@
 //!
 //! Java: `AdminBrokerProcessor`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use broker::{Broker, api::StatsOf};
 use bytestring::ByteString;
 use wire::{
     body::{
         TopicList,
-        group::{SubscriptionGroupConfig, SubscriptionGroupList},
+        client::GroupSubscription,
+        group::{GroupForbidden, SubscriptionGroupConfig, SubscriptionGroupList},
     },
     frame::Frame,
-    header::group::{DeleteGroup, GetAllGroupsResponse, GetConsumeStats, OneGroup},
+    header::group::{
+        DeleteGroup, GetAllGroupsResponse, GetBrokerConsumeStats, GetConsumeStats, GroupTopic,
+        OneGroup, UpdateForbidden,
+    },
 };
 
 use crate::v4::session::{Answer, success};
@@ -63,6 +67,41 @@ pub(crate) fn topics(broker: &Broker, request: &Frame) -> Answer {
         broker_addr: Some(broker.options().store_host.to_string()),
     };
     Ok(with_json(success(request), &list))
+}
+
+/// UPDATE_AND_GET_GROUP_FORBIDDEN: without `readable` only the second.
+pub(crate) fn forbid(broker: &Broker, request: &Frame) -> Answer {
+    let asked: UpdateForbidden<'_> = request.header()?;
+    if let Some(readable) = asked.readable {
+        broker.forbid(asked.group, asked.topic, !readable)?;
+    }
+    let readable = !broker.is_forbidden(asked.group, asked.topic);
+    let (group, topic) = (asked.group.to_owned(), asked.topic.to_owned());
+    Ok(with_json(success(request), &GroupForbidden { group, readable, topic }))
+}
+
+/// GET_BROKER_CONSUME_STATS: of all groups.
+pub(crate) async fn all_consume_stats(broker: &Broker, request: &Frame) -> Answer {
+    let asked: GetBrokerConsumeStats = request.header()?;
+    Ok(with_json(success(request), &broker.all_consume_stats(asked.is_order).await?))
+}
+
+/// QUERY_CONSUME_TIME_SPAN.
+pub(crate) async fn time_spans(broker: &Broker, request: &Frame) -> Answer {
+    let asked: GroupTopic<'_> = request.header()?;
+    Ok(with_json(success(request), &broker.time_spans(asked.group, asked.topic).await?))
+}
+
+/// QUERY_SUBSCRIPTION_BY_CONSUMER: without a subscription when the group wants nothing of the topic.
+pub(crate) fn subscription(broker: &Broker, request: &Frame) -> Answer {
+    let asked: GroupTopic<'_> = request.header()?;
+    let subscription = broker.subscription(asked.group, asked.topic);
+    let body = GroupSubscription {
+        group: asked.group.to_owned(),
+        subscription_data: subscription.map(Arc::unwrap_or_clone),
+        topic: asked.topic.to_owned(),
+    };
+    Ok(with_json(success(request), &body))
 }
 
 /// GET_CONSUME_STATS: of one topic, of a list separated by `;`, or of all that the group has consumed.

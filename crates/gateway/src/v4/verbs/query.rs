@@ -4,6 +4,7 @@
 
 use broker::Broker;
 use wire::{
+    code::ResponseCode,
     frame::Frame,
     header::send::{QueryMessage, QueryMessageResponse, ViewMessage},
 };
@@ -40,9 +41,15 @@ pub(crate) async fn by_key(broker: &Broker, request: &Frame) -> Answer {
             asked.end_timestamp,
         )
         .await?;
-    let header =
-        QueryMessageResponse { index_last_update_timestamp: 0, index_last_update_phyoffset: 0 };
+    let header = QueryMessageResponse {
+        index_last_update_timestamp: found.indexed_until,
+        index_last_update_phyoffset: found.indexed_offset,
+    };
+    if found.records.is_empty() {
+        let response = request.respond(ResponseCode::QUERY_NOT_FOUND).with_header(&header);
+        return Ok(response.with_remark("can not find message, maybe time range not correct"));
+    }
     let mut response = success(request).with_header(&header);
-    response.body.extend(found);
+    response.body.extend(found.records);
     Ok(response)
 }
