@@ -30,6 +30,11 @@ const ENTRY_BYTES: usize = 20;
 /// Entries that are read at once while looking for some that pass the filter.
 const FILTERED_READ: usize = 128;
 
+/// About what a slice of the log keeps alive: a block of a file, or a chunk of the tail.
+const BUFFER_BYTES: usize = 256 << 10;
+/// How many times its own length an answer may keep alive of them.
+const PINNED_PER_BYTE: usize = 16;
+
 /// A pull whose checks have passed.
 struct Plan {
     topic: Arc<Topic>,
@@ -287,12 +292,14 @@ impl Broker {
             }
         }
         self.read_picks(&scan.picks, &mut look).await?;
+        look.unpin(&scan.picks);
         Ok(look)
     }
 
     /// Reads the records that were picked, those that lie side by side in one read.
     async fn read_picks(&self, picks: &[Pick], look: &mut Look) -> Result<(), PullError> {
         let store = &self.inner.store;
+        let mut reader = store.reader();
         let mut rest = picks;
         while let [first, ..] = rest {
             let mut len = first.entry.len;
@@ -305,7 +312,7 @@ impl Broker {
                 count += 1;
             }
             let at = first.entry.log_offset;
-            let read = match store.try_read(at, len) {
+            let read = match reader.try_read(at, len) {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => {
                     let store = store.clone();
@@ -349,6 +356,17 @@ impl Look {
             () => (PullStatus::NoMatchedMessage, offset),
         };
         Look { status, next, min, max, messages: Vec::new(), count: 0, behind: 0 }
+    }
+
+    /// Copies what was read if it is little beside the buffers that its slices keep alive, so that a reader who is slow
+    /// to take an answer holds no more than [`PINNED_PER_BYTE`] times what the bounds count.
+    fn unpin(&mut self, picks: &[Pick]) {
+        let len = self.messages.iter().map(Bytes::len).sum::<usize>();
+        let buffer_of = |pick: &Pick| pick.entry.log_offset / BUFFER_BYTES as u64;
+        let buffers = picks.chunk_by(|a, b| buffer_of(a) == buffer_of(b)).count();
+        if len * PINNED_PER_BYTE < buffers * BUFFER_BYTES {
+            self.messages = vec![self.messages.concat().into()];
+        }
     }
 }
 
@@ -416,6 +434,9 @@ impl Scan {
             } else if tags.matches(entry.tags_code) {
                 self.picks.push(Pick { queue_offset, entry: *entry });
                 self.bytes += entry.len as usize;
+                if self.picks.len() == self.count_max {
+                    return true;
+                }
             } else if self.picks.is_empty() {
                 look.status = PullStatus::NoMatchedMessage;
             }

@@ -37,7 +37,7 @@ pub use crate::{
     draft::{Appended, Draft, Entry},
     fault::{Fault, OpenError, Poisoned, Refused},
     keeper::{RetentionCounters, UnconsumedHook},
-    log::{append::Outcomes, feed::DispatchItem},
+    log::{append::Outcomes, feed::DispatchItem, reader::Reader},
     marks::{Mark, Marks, WaitFor},
     options::{FlushDiskType, Options},
     recovery::Recovered,
@@ -132,6 +132,11 @@ impl Store {
     /// Returns `len` bytes of the log from `at`, the place of a record; `None` if a device would have to be waited for.
     pub fn try_read(&self, at: u64, len: u32) -> Result<Option<Bytes>, Fault> {
         self.0.log.read(at, len, Wait::Never)
+    }
+
+    /// Starts a series of reads, for a reader that goes on where it was.
+    pub fn reader(&self) -> Reader<'_> {
+        self.0.log.reader()
     }
 
     /// As [`Store::try_read`], waiting for the device if need be: to be called on a thread that may.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use broker::api::*;
+use bytes::Bytes;
 
 use crate::world::{World, caller, from, records, tagged, to};
 
@@ -46,6 +47,18 @@ fn a_pull_returns_at_least_one_message_and_no_more_than_its_limits() {
     world.send_many("t", 20, 10);
     world.send_many("other", 1, 2_000);
     check(&world, 0, PullStatus::Found, 8, 8);
+}
+
+#[test]
+fn an_answer_that_is_little_beside_what_it_was_read_from_is_a_copy() {
+    let world = World::new();
+    world.send_many("t", 40, 600);
+    let few = world.pull(Pull { count_max: 2, ..from("t", 0) }).unwrap();
+    assert_eq!((few.count, few.messages.len()), (2, 1));
+    let unique = |pulled: &Pulled| pulled.messages.iter().all(Bytes::is_unique);
+    assert!(unique(&few), "nothing else is kept alive");
+    let many = world.pull(from("t", 0)).unwrap();
+    assert!(many.count == 32 && !unique(&many), "slices of the log");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Many queues lie interleaved in one log, so neighbouring records of a queue are scattered over a stretch that the
 //! readers of other queues need as well: one read of a block serves them all. A lone read at a random place must not pay
-//! for a block, so a place counts as followed only when its block is asked for a second time within a short memory.
+//! for a block, so a place counts as followed only when its block is asked for a second time within a short memory, or
+//! when the block before it is kept.
 //!
 //! Invariant: a block holds bytes that are written and never change; at most `bytes_max` are kept, the one that was not
 //! used for longest goes first.
@@ -13,8 +14,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::append::lock_any;
 
-/// Bytes of a block.
+/// Distance between the starts of two blocks.
 pub(crate) const BLOCK_LEN: u64 = 256 << 10;
+/// Bytes that a block has in common with the next one, so that a record which crosses over is whole in the first.
+pub(crate) const OVERLAP: u64 = 4 << 10;
 /// Blocks whose first miss is remembered.
 const MISSES_MAX: usize = 256;
 
@@ -44,7 +47,7 @@ pub(crate) enum Lookup {
 
 impl Blocks {
     pub(crate) fn new(bytes_max: u64) -> Blocks {
-        let blocks_max = usize::try_from(bytes_max / BLOCK_LEN).unwrap_or(usize::MAX);
+        let blocks_max = usize::try_from(bytes_max / (BLOCK_LEN + OVERLAP)).unwrap_or(usize::MAX);
         Blocks { blocks_max, shared: Mutex::default() }
     }
 
@@ -71,7 +74,9 @@ impl Blocks {
         if self.blocks_max == 0 {
             return Lookup::Unknown;
         }
-        if shared.missed.contains(&start) {
+        let before = start.wrapping_sub(BLOCK_LEN);
+        let is_next = shared.kept.iter().rev().any(|(kept, _)| *kept == before);
+        if is_next || shared.missed.contains(&start) {
             return Lookup::Followed;
         }
         if shared.missed.len() == MISSES_MAX {
@@ -84,7 +89,7 @@ impl Blocks {
     /// Returns a buffer of `len` bytes to read a block into.
     pub(crate) fn buffer(&self, len: usize) -> BytesMut {
         let spare = lock_any(&self.shared).spare.pop();
-        let mut buffer = spare.unwrap_or_else(|| BytesMut::zeroed(BLOCK_LEN as usize));
+        let mut buffer = spare.unwrap_or_else(|| BytesMut::zeroed((BLOCK_LEN + OVERLAP) as usize));
         buffer.resize(len, 0);
         buffer
     }

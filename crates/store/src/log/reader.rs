@@ -16,7 +16,7 @@ use wire::{
 
 use super::{
     Log,
-    blocks::{BLOCK_LEN, Lookup},
+    blocks::{BLOCK_LEN, Lookup, OVERLAP},
 };
 use crate::fault::Fault;
 
@@ -40,7 +40,25 @@ pub(crate) fn stored_at(head: &[u8]) -> Option<Millis> {
     field(if born_host_is_v6 { 68 } else { 56 }).map(i64::from_be_bytes)
 }
 
+/// Reads records one after the other: those that lie near each other are found without asking for their block again.
+pub struct Reader<'a> {
+    log: &'a Log,
+    last: Option<(u64, Bytes)>,
+}
+
+impl Reader<'_> {
+    /// As [`crate::Store::try_read`].
+    pub fn try_read(&mut self, at: u64, len: u32) -> Result<Option<Bytes>, Fault> {
+        self.log.read_after(&mut self.last, at, len, Wait::Never)
+    }
+}
+
 impl Log {
+    /// Starts a series of reads.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { log: self, last: None }
+    }
+
     /// Returns the store time of the record at `at`; `None` if the log has none there. May wait for the device.
     pub(crate) fn store_time(&self, at: u64) -> Option<Millis> {
         let head = self.read(at, STORED_AT_END as u32, Wait::Allowed).ok()??;
@@ -55,6 +73,23 @@ impl Log {
 
     /// Returns `len` bytes from `at`, which is the place of a record; `None` if the device would have to be waited for.
     pub(crate) fn read(&self, at: u64, len: u32, wait: Wait) -> Result<Option<Bytes>, Fault> {
+        self.read_after(&mut None, at, len, wait)
+    }
+
+    /// The same for one of a series of reads; `last` is the block that served the one before.
+    fn read_after(
+        &self,
+        last: &mut Option<(u64, Bytes)>,
+        at: u64,
+        len: u32,
+        wait: Wait,
+    ) -> Result<Option<Bytes>, Fault> {
+        if let Some((start, block)) = last
+            && let Some(from) = at.checked_sub(*start)
+            && from + u64::from(len) <= block.len() as u64
+        {
+            return Ok(Some(block.slice(from as usize..(from + u64::from(len)) as usize)));
+        }
         let end = at.checked_add(u64::from(len)).ok_or(Fault::OutOfRange(at))?;
         if end > self.marks.appended.get() {
             return Err(Fault::OutOfRange(at));
@@ -70,15 +105,21 @@ impl Log {
         let within_file = at % self.limits.file_len;
         let within = (within_file % BLOCK_LEN) as usize;
         let to = within + len as usize;
-        if to as u64 <= BLOCK_LEN {
+        if to as u64 <= BLOCK_LEN + OVERLAP && within_file + u64::from(len) <= self.limits.file_len
+        {
             let start = at - within as u64;
-            match self.blocks.look_up(start, to) {
-                Lookup::Kept(block) => return Ok(Some(block.slice(within..to))),
-                Lookup::Followed => {
-                    let block = self.read_block(start, wait)?;
-                    return Ok(block.map(|block| block.slice(within..to)));
-                }
-                Lookup::Unknown => {}
+            let block = match self.blocks.look_up(start, to) {
+                Lookup::Kept(block) => Some(block),
+                Lookup::Followed => match self.read_block(start, wait)? {
+                    Some(block) => Some(block),
+                    None => return Ok(None),
+                },
+                Lookup::Unknown => None,
+            };
+            if let Some(block) = block {
+                let bytes = block.slice(within..to);
+                *last = Some((start, block));
+                return Ok(Some(bytes));
             }
         }
         self.read_exactly(at, len as usize, wait)
@@ -98,7 +139,7 @@ impl Log {
     fn read_block(&self, start: u64, wait: Wait) -> Result<Option<Bytes>, Fault> {
         let file_len = self.limits.file_len;
         let file_end = (start / file_len + 1) * file_len;
-        let end = (start + BLOCK_LEN).min(self.marks.written.get()).min(file_end);
+        let end = (start + BLOCK_LEN + OVERLAP).min(self.marks.written.get()).min(file_end);
         let mut buffer = self.blocks.buffer((end - start) as usize);
         if self.fill(start, &mut buffer, wait)? {
             Ok(Some(self.blocks.keep(start, buffer)))

@@ -5,7 +5,13 @@
 //!
 //! Invariant: pieces follow each other without a gap; nothing leaves before it is written.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -34,6 +40,8 @@ pub(crate) struct Piece {
 /// The tail of a log.
 pub(crate) struct Tail {
     bytes_max: u64,
+    /// At most the shelf's `start`: spares who reads far behind it the lock.
+    start: AtomicU64,
     shelf: Mutex<Shelf>,
 }
 
@@ -48,7 +56,7 @@ struct Shelf {
 impl Tail {
     pub(crate) fn new(bytes_max: u64, start: u64) -> Tail {
         let shelf = Shelf { pieces: VecDeque::new(), start, bytes: 0, spare: Vec::new() };
-        Tail { bytes_max, shelf: Mutex::new(shelf) }
+        Tail { bytes_max, start: AtomicU64::new(start), shelf: Mutex::new(shelf) }
     }
 
     /// Takes the pieces of a run, which follow the last one.
@@ -95,6 +103,9 @@ impl Tail {
 
     /// Returns the slice of a record that the tail holds; `None` if it lies before the tail, or not in one piece of it.
     pub(crate) fn slice(&self, at: u64, len: usize) -> Option<Bytes> {
+        if at < self.start.load(Ordering::Acquire) {
+            return None;
+        }
         let shelf = lock(&self.shelf);
         if at < shelf.start {
             return None;
@@ -115,6 +126,7 @@ impl Tail {
             };
             shelf.bytes -= piece.bytes.len() as u64;
             shelf.start = piece.next;
+            self.start.store(shelf.start, Ordering::Release);
             // Only the last to refer to a chunk gets it.
             if shelf.spare.len() < SPARE_CHUNKS_MAX
                 && let Ok(mut chunk) = piece.bytes.try_into_mut()

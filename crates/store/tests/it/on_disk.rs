@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use env::Env;
 use store::{OpenError, Store, views::LastStop};
+use wire::record::{CheckCrc, Record};
 
 use crate::support::{bodies, one, options};
 
@@ -37,6 +38,40 @@ fn append(store: &Store, from: usize, count: usize) {
 
 fn expected(queue: usize, count: usize) -> Vec<Vec<u8>> {
     (0..count).filter(|n| n % 3 == queue).map(|n| format!("body {n}").into_bytes()).collect()
+}
+
+#[test]
+fn records_across_the_ends_of_blocks_and_files_are_read_whole() {
+    let dir = Dir::new("blocks");
+    let mut options = options(&dir.0);
+    // Not a multiple of a block; nothing is served by the tail.
+    options.mapped_file_size_commit_log = 700_000;
+    options.tail_bytes_max = 0;
+    options.block_cache_bytes_max = 1 << 20;
+    let (store, _) = Store::open(options, Env::real()).expect("an empty directory opens");
+    let queue = store.queue("T", 0);
+    let body = |number: usize| vec![number as u8; if number % 50 == 0 { 30_000 } else { 3_000 }];
+    for number in 0..600 {
+        let outcome = store.append(&[one(&queue, &body(number))]);
+        assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
+        store.drive();
+    }
+    store.step_all();
+    for _ in 0..2 {
+        let read = bodies(&store, &queue);
+        assert!(read.into_iter().eq((0..600).map(body)));
+        let (mut reader, mut entries) = (store.reader(), Vec::new());
+        queue.read(0, 600, &mut entries).expect("queues can be read");
+        for (number, entry) in entries.iter().enumerate() {
+            let bytes = reader.try_read(entry.log_offset, entry.len).expect("the log has it");
+            if let Some(bytes) = bytes {
+                let record = Record::decode(&bytes, CheckCrc::Yes).expect("a whole record");
+                assert_eq!(*record.body, body(number));
+            }
+        }
+    }
+    // What no entry says: a range that leaves its file is refused, not read.
+    assert!(store.try_read(690_000, 20_000).is_err());
 }
 
 #[test]
