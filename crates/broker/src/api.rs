@@ -115,8 +115,8 @@ impl Receipt {
     /// Returns the offset message id of the record, or those of a batch joined by commas.
     pub fn message_ids(&self) -> String {
         let mut ids = String::with_capacity(self.log_offsets.len() * 33);
-        for (at, log_offset) in self.log_offsets.iter().enumerate() {
-            if at > 0 {
+        for log_offset in &self.log_offsets {
+            if !ids.is_empty() {
                 ids.push(',');
             }
             OffsetId { host: self.store_host, log_offset: *log_offset }.write(&mut ids);

@@ -31,6 +31,9 @@ pub(crate) const DLQ_QUEUES: i32 = 1;
 /// Bytes for a unique key that the broker makes, and for what a delay adds.
 const ROOM_FOR_MORE: usize = 80;
 
+/// Messages of a batch that room is made for at once; more have it grow.
+const BATCH_ROOM_MAX: usize = 1024;
+
 /// A checked send, waiting for the append that its run shares.
 struct Accepted {
     topic: Arc<Topic>,
@@ -266,7 +269,7 @@ impl Broker {
         }
         let bytes = body.len() as u64;
         let queue = topic.queue(&self.inner.store, queue_id);
-        let mut drafts = Vec::new();
+        let mut drafts = Vec::with_capacity(wire::batch::count(&body).min(BATCH_ROOM_MAX));
         for one in wire::batch::iter(body) {
             let wire::batch::Item { flag, body, mut properties } =
                 one.map_err(|error| PublishError::IllegalMessage(error.to_string()))?;

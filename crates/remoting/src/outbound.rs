@@ -38,6 +38,17 @@ impl Answers {
         frame.encode_head(frame.body_len(), &mut self.heads);
         self.len += self.heads.len() - before;
         for part in &frame.body {
+            self.push_part(part.clone());
+        }
+    }
+
+    /// As [`Answers::push`], with the slices of the body moved instead of shared.
+    fn push_whole(&mut self, mut frame: Frame) {
+        let before = self.heads.len();
+        let body = std::mem::take(&mut frame.body);
+        frame.encode_head(body.iter().map(Bytes::len).sum(), &mut self.heads);
+        self.len += self.heads.len() - before;
+        for part in body {
             self.push_part(part);
         }
     }
@@ -59,14 +70,14 @@ impl Answers {
         self.len == 0
     }
 
-    fn push_part(&mut self, part: &Bytes) {
+    fn push_part(&mut self, part: Bytes) {
         self.len += part.len();
         if part.len() <= COPY_BYTES_MAX {
-            self.heads.extend_from_slice(part);
+            self.heads.extend_from_slice(&part);
             return;
         }
         self.close_heads();
-        self.pieces.push_back(part.clone());
+        self.pieces.push_back(part);
     }
 
     fn close_heads(&mut self) {
@@ -143,6 +154,8 @@ impl From<&Frame> for Answers {
 
 impl From<Frame> for Answers {
     fn from(frame: Frame) -> Answers {
-        Answers::from(&frame)
+        let mut answers = Answers::new();
+        answers.push_whole(frame);
+        answers
     }
 }

@@ -51,6 +51,18 @@ pub fn iter(mut body: Bytes) -> impl Iterator<Item = Result<Item, BatchError>> {
     })
 }
 
+/// Counts the items of `body` by their lengths, up to the first that is wrong.
+pub fn count(mut body: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some(len) = body.first_chunk::<4>() {
+        let len = u32::from_be_bytes(*len) as usize;
+        let Some(rest) = body.get(len..).filter(|_| len >= ITEM_LEN_MIN) else { break };
+        body = rest;
+        count += 1;
+    }
+    count
+}
+
 /// Appends one message to a batch body.
 ///
 /// # Panics
@@ -101,7 +113,8 @@ mod tests {
         append(&mut out, 1, b"a", "");
         append(&mut out, 2, b"b", "k\u{1}v\u{2}");
         let good = out.freeze();
-        assert_eq!(iter(good.clone()).count(), 2);
+        assert_eq!((iter(good.clone()).count(), count(&good)), (2, 2));
+        assert_eq!((count(&good[..good.len() - 1]), count(&[0; 40])), (1, 0));
         let torn: Vec<_> = iter(good.slice(..good.len() - 1)).collect();
         assert_eq!(torn[0].as_ref().map(|item| item.flag), Ok(1));
         assert_eq!(torn[1], Err(BatchError::Length));

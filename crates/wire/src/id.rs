@@ -88,10 +88,14 @@ fn hex_ip(ip: IpAddr, out: &mut String) {
 
 /// Appends the low `digits` hex digits of `value`.
 fn hex(value: u64, digits: u32, out: &mut String) {
-    for digit in (0..digits).rev() {
-        let nibble = (value >> (4 * digit)) as usize & 0xF;
-        out.push(char::from(b"0123456789ABCDEF"[nibble]));
+    let mut text = [0; 16];
+    let text = &mut text[..digits as usize];
+    let mut rest = value;
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789ABCDEF"[(rest & 0xF) as usize];
+        rest >>= 4;
     }
+    out.push_str(std::str::from_utf8(text).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -121,3 +121,19 @@ impl Blocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_followed_when_it_is_asked_for_again_or_the_block_before_is_kept() {
+        let blocks = Blocks::new(10 * (BLOCK_LEN + OVERLAP));
+        assert!(matches!(blocks.look_up(0, 1), Lookup::Unknown));
+        assert!(matches!(blocks.look_up(0, 1), Lookup::Followed));
+        blocks.keep(0, blocks.buffer(BLOCK_LEN as usize));
+        assert!(matches!(blocks.look_up(0, 1), Lookup::Kept(_)));
+        assert!(matches!(blocks.look_up(BLOCK_LEN, 1), Lookup::Followed));
+        assert!(matches!(blocks.look_up(3 * BLOCK_LEN, 1), Lookup::Unknown));
+    }
+}

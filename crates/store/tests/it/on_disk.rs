@@ -50,7 +50,8 @@ fn records_across_the_ends_of_blocks_and_files_are_read_whole() {
     options.block_cache_bytes_max = 1 << 20;
     let (store, _) = Store::open(options, Env::real()).expect("an empty directory opens");
     let queue = store.queue("T", 0);
-    let body = |number: usize| vec![number as u8; if number % 50 == 0 { 30_000 } else { 3_000 }];
+    let body =
+        |number: usize| vec![number as u8; if number.is_multiple_of(50) { 30_000 } else { 3_000 }];
     for number in 0..600 {
         let outcome = store.append(&[one(&queue, &body(number))]);
         assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
