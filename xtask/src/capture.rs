@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::java::{self, Part};
-use crate::process::{output, root, run as run_command};
+use crate::process::{output, root, run as run_command, scratch};
 use crate::recorder::{self, Album, Proxy};
 use crate::server::{Kind, Ports, Role, Server, Spec, quiet_logging};
 
@@ -23,13 +23,16 @@ const PORTS: Ports = Ports { namesrv: 39_976, broker: 41_911 };
 const RELEASES: [&str; 2] = ["4.9.7", "5.5.0"];
 const FIXTURE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Runs the steps whose names begin with one of `words`, or all of them: `codes`, `frames-RELEASE-CODEC`,
+/// Runs the steps whose names begin with one of `words`, or all of them: `codes`, `sql92`, `frames-RELEASE-CODEC`,
 /// `stores-RELEASE-END`.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let wanted =
         |step: &str| words.is_empty() || words.iter().any(|word| step.starts_with(word.as_str()));
     if wanted("codes") {
         codes()?;
+    }
+    if wanted("sql92") {
+        sql92(&fixtures().join("sql92/verdicts-5.5.0.txt"))?;
     }
     // a proxy lives as long as this process, so each round has ports of its own
     let rounds = RELEASES.into_iter().flat_map(|release| [(release, "json"), (release, "binary")]);
@@ -99,6 +102,21 @@ fn codes() -> anyhow::Result<()> {
     let responses = constants("5.5.0", "org.apache.rocketmq.remoting.protocol.ResponseCode")?;
     fs::write(fixtures().join("response-codes-5.5.0.txt"), list(responses))?;
     Ok(())
+}
+
+// ---- sql92
+
+/// Has the original's classes judge the expressions of a file, in place.
+pub(crate) fn sql92(file: &Path) -> anyhow::Result<()> {
+    let jars = java::jars(Part::Server, "5.5.0")?;
+    let classes = scratch().join("classes-sql92");
+    fs::create_dir_all(&classes)?;
+    let class_path = format!("{}:{}/*", classes.display(), jars.display());
+    let mut javac = Command::new("javac");
+    javac.args(["-nowarn", "-d"]).arg(&classes).args(["-cp", &class_path]);
+    run_command(javac.arg(root().join("interop/java/src/Filters.java")))?;
+    let mut java = java::java(&class_path, &workplace("sql92")?)?;
+    run_command(java.arg("Filters").arg(file))
 }
 
 // ---- frames

@@ -110,6 +110,8 @@ impl Broker {
         put("apogee.consumers", consumers.to_string());
         put("apogee.producers", producers.to_string());
         put("apogee.waitingPulls", inner.parked.count().to_string());
+        put("apogee.filters", inner.filters.count().to_string());
+        put("apogee.filteredMessages", stats.filtered.messages().to_string());
         info
     }
 

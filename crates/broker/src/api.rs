@@ -399,8 +399,8 @@ pub enum PullError {
         consumer: SocketAddr,
     },
     /// The expression of the request is wrong. SUBSCRIPTION_PARSE_FAILED.
-    #[error("parse the consumer's subscription failed")]
-    InvalidExpression,
+    #[error("parse the consumer's subscription failed: {0}")]
+    InvalidExpression(String),
     /// The group has no live consumer. SUBSCRIPTION_NOT_EXIST.
     #[error(
         "the consumer's group info not exist; send a heartbeat before pulling, and let all members of a group subscribe alike"
@@ -425,8 +425,21 @@ pub enum PullError {
     /// The heartbeat with this subscription has not come yet. SUBSCRIPTION_NOT_LATEST.
     #[error("the consumer's subscription not latest")]
     SubscriptionNotLatest,
+    /// No condition of the group on the topic is known. FILTER_DATA_NOT_EXIST.
+    #[error(
+        "The broker's consumer filter data is not exist! Your expression may be wrong! {reason}"
+    )]
+    NoFilterData {
+        /// What is wrong, or what may help.
+        reason: String,
+    },
+    /// The heartbeat with this condition has not come yet. FILTER_DATA_NOT_LATEST.
+    #[error("the consumer's consumer filter data not latest")]
+    FilterDataNotLatest,
     /// The expression type is not served. SYSTEM_ERROR.
-    #[error("The broker does not support consumer to filter message by {0}")]
+    #[error(
+        "The broker does not support consumer to filter message by {0}; SQL92 needs enablePropertyFilter=true on the broker"
+    )]
     UnsupportedFilter(ByteString),
     /// Too many pulls wait already: pull again later. SYSTEM_BUSY.
     #[error("{0}")]
@@ -448,7 +461,9 @@ impl PullError {
             Self::UnknownGroup(_)
             | Self::UnknownTopic(_)
             | Self::InvalidQueue { .. }
-            | Self::InvalidExpression
+            | Self::InvalidExpression(_)
+            | Self::NoFilterData { .. }
+            | Self::FilterDataNotLatest
             | Self::NoGroupMember
             | Self::NotSubscribed
             | Self::SubscriptionNotLatest
@@ -694,7 +709,9 @@ pub enum ClientsError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionError {
     /// SYSTEM_ERROR.
-    #[error("The broker does not support consumer to filter message by {0}")]
+    #[error(
+        "The broker does not support consumer to filter message by {0}; SQL92 needs enablePropertyFilter=true on the broker"
+    )]
     Unsupported(ByteString),
     /// SUBSCRIPTION_PARSE_FAILED.
     #[error("{0}")]

@@ -36,7 +36,10 @@ use crate::{
     clients::Clients,
     config::Config,
     delay::{DelayLevels, DelayOffsetTable},
-    filter::is_tag_type,
+    filter::{
+        registry::{self, Registry},
+        tag::is_tag_type,
+    },
     groups::Groups,
     locks::Locks,
     offsets::{OffsetTable, Offsets},
@@ -65,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) env: Env,
     pub(crate) topics: Topics,
     pub(crate) groups: Groups,
+    pub(crate) filters: Arc<Registry>,
     pub(crate) clients: Clients,
     pub(crate) offsets: Offsets,
     pub(crate) locks: Locks,
@@ -89,6 +93,7 @@ struct Due {
     sample: Duration,
     offsets: Duration,
     delays: Duration,
+    filters: Duration,
 }
 
 /// What is due now.
@@ -97,11 +102,14 @@ struct IsDue {
     sample: bool,
     offsets: bool,
     delays: bool,
+    filters: bool,
 }
 
 impl Due {
     fn is_any(&self, now: Duration) -> bool {
-        [self.clients, self.sample, self.offsets, self.delays].iter().any(|due| now >= *due)
+        [self.clients, self.sample, self.offsets, self.delays, self.filters]
+            .iter()
+            .any(|due| now >= *due)
     }
 
     /// Says what is due, and puts it off by its period.
@@ -119,6 +127,7 @@ impl Due {
             sample: is_due(&mut self.sample, SAMPLE_PERIOD),
             offsets: is_due(&mut self.offsets, ms(options.flush_consumer_offset_interval)),
             delays: is_due(&mut self.delays, ms(options.flush_delay_offset_interval)),
+            filters: is_due(&mut self.filters, registry::WRITE_PERIOD),
         }
     }
 }
@@ -149,7 +158,9 @@ impl Broker {
         let topics = Topics::new(topics, &options, clock.clone());
         let file = "subscriptionGroup.json";
         let groups = Catalog::open(&env, &dir, file).map_err(unreadable(file))?;
-        let groups = Groups::new(groups, &options, clock);
+        let groups = Groups::new(groups, &options, clock.clone());
+        let filters = table(&store, &env, "consumerFilter.json")?;
+        let filters = Arc::new(Registry::new(filters, &options, clock));
         let offset_table: Saved<ConsumerOffsetTable> = table(&store, &env, "consumerOffset.json")?;
         let offsets = Offsets::new(&offset_table.read().offset_table, options.offsets_max);
         let own_properties = properties::from_pairs([
@@ -161,7 +172,8 @@ impl Broker {
         let inner = Arc::new(Inner {
             topics,
             groups,
-            clients: Clients::new(),
+            clients: Clients::new(filters.clone()),
+            filters,
             offsets,
             locks: Locks::new(lease, options.locks_max),
             parked: Parked::new(options.parked_pulls_max),
@@ -259,6 +271,9 @@ impl Broker {
         if due.delays {
             inner.delay_levels.flush(&inner.store, now);
         }
+        if due.filters {
+            self.flush_filters();
+        }
         is_more
     }
 
@@ -281,6 +296,12 @@ impl Broker {
         let _ = inner.groups.catalog().sync();
         inner.delay_levels.flush(&inner.store, inner.env.clock.now());
         self.flush_offsets();
+        self.flush_filters();
+    }
+
+    fn flush_filters(&self) {
+        let clean_after = self.inner.options.read().filter_data_clean_time_span;
+        self.inner.filters.flush(clean_after);
     }
 
     /// Says whether the files of topics and groups have every change.
@@ -311,6 +332,8 @@ impl Broker {
         inner.delay_levels.write_again();
         inner.offset_table.update(|_| ());
         inner.offset_table.flush();
+        inner.filters.write_again();
+        self.flush_filters();
     }
 
     fn flush_offsets(&self) {
@@ -435,7 +458,13 @@ impl Broker {
         if is_tag_type(&subscription.expression_type) {
             return Ok(());
         }
-        Err(SubscriptionError::Unsupported(subscription.expression_type.as_str().into()))
+        let SubscriptionData { expression_type, sub_string, .. } = subscription;
+        let is_served = self.inner.options.read().enable_property_filter;
+        if !is_served || expression_type != SubscriptionData::SQL92 {
+            return Err(SubscriptionError::Unsupported(expression_type.as_str().into()));
+        }
+        let compiled = self.inner.filters.compile(sub_string);
+        compiled.map(drop).map_err(|error| SubscriptionError::Invalid(error.to_string()))
     }
 
     /// Takes or renews queue locks for a client; returns those among `queues` that it holds now.

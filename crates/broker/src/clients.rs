@@ -32,7 +32,10 @@ use crate::{
         Caller, ClientChannel, ClientCommand, ClientsError, Consumer, HeartbeatAnswer,
         HeartbeatError, TableFull,
     },
-    filter::{TagFilter, is_tag_type},
+    filter::{
+        registry::Registry,
+        tag::{TagFilter, is_tag_type},
+    },
     groups::Groups,
     topics::TopicOrigin,
 };
@@ -60,6 +63,8 @@ pub(crate) struct Clients {
     producers: Mutex<HashMap<ByteString, HashMap<u64, Member>>>,
     /// Members of all groups, consumers and producers.
     count: Mutex<usize>,
+    /// Is told which groups are gone.
+    filters: Arc<Registry>,
 }
 
 /// A consumer group with members.
@@ -102,6 +107,8 @@ impl Subscription {
     fn new(data: SubscriptionData) -> Subscription {
         let tags = is_tag_type(&data.expression_type).then(|| match &*data.sub_string {
             "*" | "" => TagFilter::All,
+            // Its filter server is no more: the client gets all (Java: `ExpressionMessageFilter`).
+            _ if data.class_filter_mode => TagFilter::All,
             _ => TagFilter::any_of(data.code_set.iter().copied()),
         });
         Subscription { data: Arc::new(data), tags }
@@ -116,8 +123,13 @@ pub(crate) struct GroupView {
 }
 
 impl Clients {
-    pub(crate) fn new() -> Clients {
-        Clients { consumers: RwLock::default(), producers: Mutex::default(), count: Mutex::new(0) }
+    pub(crate) fn new(filters: Arc<Registry>) -> Clients {
+        Clients {
+            consumers: RwLock::default(),
+            producers: Mutex::default(),
+            count: Mutex::new(0),
+            filters,
+        }
     }
 
     /// Returns how the group consumes and what it wants of the topic; none when it has no members.
@@ -411,6 +423,7 @@ impl Clients {
         if state.members.is_empty() {
             state.is_removed = true;
             consumers.remove(name);
+            self.filters.unregister(name);
         }
     }
 
@@ -626,6 +639,9 @@ impl Session {
             }
             let is_known = inner.clients.is_online(&group);
             let is_notified = self.is_notified(&options, config.notify_consumer_ids_changed_enable);
+            if heartbeat == Heartbeat::Full {
+                inner.filters.register(&group, &consumer.subscription_data_set);
+            }
             let is_subscribed =
                 inner.clients.join_consumers(&joining, consumer, heartbeat, is_notified)?;
             self.groups().consumer.insert(group.clone());

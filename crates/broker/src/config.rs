@@ -84,6 +84,9 @@ const KEYS: &[Key] = keys! {
     live "longPollingEnable" long_polling_enable Bool;
     live "shortPollingTimeMills" short_polling_time 0..=DAY_MS;
     live "litePullMessageEnable" lite_pull_message_enable Bool;
+    live "enablePropertyFilter" enable_property_filter Bool;
+    live "filterSupportRetry" filter_support_retry Bool;
+    live "filterDataCleanTimeSpan" filter_data_clean_time_span 0..=i64::MAX;
     live "rejectPullConsumerEnable" reject_pull_consumer_enable Bool;
     live "slaveReadEnable" slave_read_enable Bool;
     live "maxTransferBytesOnMessageInMemory" transfer_bytes_in_memory_max 1..=16_000_000;
@@ -108,12 +111,15 @@ const KEYS: &[Key] = keys! {
     fixed "brokerTopicEnable" broker_topic_enable;
     fixed "maxMessageSize" max_message_size;
     fixed "syncFlushTimeout" sync_flush_timeout;
-    fixed "enablePropertyFilter" enable_property_filter;
+    fixed "expectConsumerNumUseFilter" expect_consumer_num_use_filter;
+    fixed "maxErrorRateOfBloomFilter" max_error_rate_of_bloom_filter;
     fixed "topicsMax" topics_max;
     fixed "topicQueuesMax" topic_queues_max;
     fixed "groupsMax" groups_max;
     fixed "clientsMax" clients_max;
     fixed "subscriptionsMax" subscriptions_max;
+    fixed "filterExpressionBytesMax" filter_expression_bytes_max;
+    fixed "filterBytesMax" filter_bytes_max;
     fixed "offsetsMax" offsets_max;
     fixed "locksMax" locks_max;
     fixed "parkedPullsMax" parked_pulls_max;

@@ -8,11 +8,12 @@ mod broker;
 mod options;
 
 mod delay;
-mod filter;
+pub mod filter;
 mod parked;
 mod publish;
 mod pull;
 mod retry;
+mod sift;
 
 mod attributes;
 mod clients;

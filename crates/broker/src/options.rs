@@ -65,6 +65,14 @@ pub struct Options {
     pub lite_pull_message_enable: bool,
     /// `enablePropertyFilter`: serve SQL92 expressions.
     pub enable_property_filter: bool,
+    /// `filterSupportRetry`: a condition on a retry topic is that on each message's real topic.
+    pub filter_support_retry: bool,
+    /// `filterDataCleanTimeSpan`: how long the condition of a group that is gone is kept, ms.
+    pub filter_data_clean_time_span: Millis,
+    /// `expectConsumerNumUseFilter`: groups with a condition on one topic, for which those bit maps are sized.
+    pub expect_consumer_num_use_filter: u32,
+    /// `maxErrorRateOfBloomFilter`: percent of false positives with that many.
+    pub max_error_rate_of_bloom_filter: u32,
     /// `rejectPullConsumerEnable`: ignore consumers of type `CONSUME_ACTIVELY`.
     pub reject_pull_consumer_enable: bool,
     /// `slaveReadEnable`: send slow consumers to a slave.
@@ -109,6 +117,10 @@ pub struct Options {
     pub clients_max: usize,
     /// Bound: topics that one group subscribes to.
     pub subscriptions_max: usize,
+    /// Bound: bytes of one SQL92 expression.
+    pub filter_expression_bytes_max: usize,
+    /// Bound: bytes of the expressions of all groups, with some for each entry.
+    pub filter_bytes_max: usize,
     /// Bound: consumer offsets, one for each topic, group and queue.
     pub offsets_max: usize,
     /// Bound: queue locks.
@@ -146,6 +158,10 @@ impl Default for Options {
             short_polling_time: 1_000,
             lite_pull_message_enable: true,
             enable_property_filter: false,
+            filter_support_retry: false,
+            filter_data_clean_time_span: 86_400_000,
+            expect_consumer_num_use_filter: 32,
+            max_error_rate_of_bloom_filter: 20,
             reject_pull_consumer_enable: false,
             slave_read_enable: false,
             transfer_bytes_in_memory_max: 262_144,
@@ -167,6 +183,8 @@ impl Default for Options {
             groups_max: 50_000,
             clients_max: 200_000,
             subscriptions_max: 10_000,
+            filter_expression_bytes_max: 32 << 10,
+            filter_bytes_max: 16 << 20,
             offsets_max: 4_000_000,
             locks_max: 1_000_000,
             parked_pulls_max: 200_000,

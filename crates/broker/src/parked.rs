@@ -18,7 +18,7 @@ use std::{
 use store::Queue;
 use tokio::sync::Notify;
 
-use crate::{api::TableFull, filter::TagFilter};
+use crate::{api::TableFull, filter::tag::TagFilter};
 
 const SHARDS: usize = 32;
 /// Entries compared with tags in one dispatch; a longer run wakes everybody.

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use store::{Fault, Queue, QueueEntry};
+use store::{Fault, Queue, QueueEntry, Store};
 use wire::{
     body::{
-        client::{ConsumeType, MessageModel},
+        client::{ConsumeType, MessageModel, SubscriptionData},
         group::SubscriptionGroupConfig,
     },
     names::{self, perm},
@@ -21,7 +21,10 @@ use crate::{
     Broker, Options,
     api::{Caller, Filter, Pull, PullError, PullOutcome, PullStatus, Pulled},
     blocking,
-    filter::{TagFilter, is_tag_type},
+    filter::{
+        MessageFilter,
+        tag::{TagFilter, is_tag_type},
+    },
     topics::Topic,
 };
 
@@ -40,17 +43,17 @@ struct Plan {
     topic: Arc<Topic>,
     group: Arc<SubscriptionGroupConfig>,
     queue: Arc<Queue>,
-    tags: TagFilter,
+    filter: MessageFilter,
 }
 
 /// What one look at the queue has found.
-struct Look {
-    status: PullStatus,
-    next: i64,
+pub(crate) struct Look {
+    pub(crate) status: PullStatus,
+    pub(crate) next: i64,
     min: i64,
-    max: i64,
-    messages: Vec<Bytes>,
-    count: u32,
+    pub(crate) max: i64,
+    pub(crate) messages: Vec<Bytes>,
+    pub(crate) count: u32,
     /// How far behind the log's end the last entry that was looked at lies, in bytes.
     behind: u64,
 }
@@ -91,7 +94,7 @@ impl Broker {
         &self,
         cx: &Caller,
         mut plan: Plan,
-        request: Pull,
+        mut request: Pull,
         suspend: std::time::Duration,
     ) -> Result<Pulled, PullError> {
         let clock = &self.inner.env.clock;
@@ -106,7 +109,7 @@ impl Broker {
         }
         let deadline = clock.monotonic().saturating_add(suspend);
         loop {
-            let parked = self.inner.parked.park(&plan.queue, request.offset, plan.tags.clone())?;
+            let parked = self.inner.parked.park(&plan.queue, request.offset, plan.filter.tags())?;
             let is_late = if plan.queue.max_offset() > request.offset {
                 // It came between the look and the parking.
                 clock.monotonic() >= deadline
@@ -122,7 +125,15 @@ impl Broker {
             let pulled = self.pull_once(&plan, &request).await?;
             // An entry that is inside of the queue and cannot be read does not become readable by waiting.
             let is_unreadable = pulled.status == PullStatus::OffsetFoundNull;
-            if is_late || is_unreadable || pulled.status.outcome() != PullOutcome::NotFound {
+            // What a condition did not let through need not come here again.
+            let is_passed = plan.filter.needs_records()
+                && pulled.status == PullStatus::NoMatchedMessage
+                && pulled.next > request.offset;
+            if is_passed {
+                request.offset = pulled.next;
+            }
+            let is_found = pulled.status.outcome() != PullOutcome::NotFound && !is_passed;
+            if is_late || is_unreadable || is_found {
                 return Ok(pulled);
             }
         }
@@ -159,9 +170,9 @@ impl Broker {
                 consumer: cx.remote,
             });
         }
-        let tags = self.resolve_filter(&options, request, &group)?;
+        let filter = self.resolve_filter(&options, request, &group)?;
         let queue = topic.queue(&inner.store, request.queue_id);
-        Ok(Plan { topic, group, queue, tags })
+        Ok(Plan { topic, group, queue, filter })
     }
 
     fn resolve_filter(
@@ -169,17 +180,30 @@ impl Broker {
         options: &Options,
         request: &Pull,
         group: &SubscriptionGroupConfig,
-    ) -> Result<TagFilter, PullError> {
-        let view = || self.inner.clients.view(&request.group, &request.topic);
-        let tags = match &request.filter {
+    ) -> Result<MessageFilter, PullError> {
+        let Pull { group: group_name, topic, .. } = request;
+        let view = || self.inner.clients.view(group_name, topic);
+        let conditional = |filter| {
+            let supports_retry = options.filter_support_retry;
+            MessageFilter::conditional(filter, topic, group_name, supports_retry)
+        };
+        let filter = match &request.filter {
             Filter::Expression { kind, expression } if is_tag_type(kind) => {
-                TagFilter::parse(expression).map_err(|_| PullError::InvalidExpression)?
+                let tags = TagFilter::parse(expression)
+                    .map_err(|_| PullError::InvalidExpression("no tag between `||`".into()))?;
+                MessageFilter::Tags(tags)
             }
-            Filter::Expression { expression, .. } if expression.trim().is_empty() => {
-                return Err(PullError::InvalidExpression);
+            Filter::Expression { expression, .. } if expression.is_empty() => {
+                return Err(PullError::InvalidExpression("the expression is empty".into()));
             }
-            Filter::Expression { kind, .. } => {
-                return Err(PullError::UnsupportedFilter(kind.clone()));
+            Filter::Expression { kind, expression } => {
+                if !options.enable_property_filter || *kind != SubscriptionData::SQL92 {
+                    return Err(PullError::UnsupportedFilter(kind.clone()));
+                }
+                let condition = self.inner.filters.compile(expression);
+                let condition =
+                    condition.map_err(|error| PullError::InvalidExpression(error.to_string()))?;
+                conditional(MessageFilter::Condition(condition))
             }
             Filter::Registered => {
                 let view = view().ok_or(PullError::NoGroupMember)?;
@@ -198,8 +222,10 @@ impl Broker {
                 if subscription.data.sub_version < request.subscription_version {
                     return Err(PullError::SubscriptionNotLatest);
                 }
-                let kind = || subscription.data.expression_type.as_str().into();
-                subscription.tags.ok_or_else(|| PullError::UnsupportedFilter(kind()))?
+                match subscription.tags {
+                    Some(tags) => MessageFilter::Tags(tags),
+                    None => conditional(self.registered(options, request, &subscription.data)?),
+                }
             }
         };
         if options.reject_pull_consumer_enable
@@ -208,7 +234,35 @@ impl Broker {
         {
             return Err(PullError::NoGroupMember);
         }
-        Ok(tags)
+        Ok(filter)
+    }
+
+    /// Returns the condition that the group's heartbeat has registered, if it is the one that the client means.
+    fn registered(
+        &self,
+        options: &Options,
+        request: &Pull,
+        subscription: &SubscriptionData,
+    ) -> Result<MessageFilter, PullError> {
+        let SubscriptionData { sub_string, expression_type, .. } = subscription;
+        let filters = &self.inner.filters;
+        let Some(registered) = filters.get(&request.topic, &request.group) else {
+            let reason = match filters.compile(sub_string) {
+                _ if expression_type != SubscriptionData::SQL92 => {
+                    format!("there is no expression type {expression_type}")
+                }
+                Err(error) => error.to_string(),
+                Ok(_) => "send a heartbeat; if that does not help, raise `filterBytesMax`".into(),
+            };
+            return Err(PullError::NoFilterData { reason });
+        };
+        if registered.data.client_version < request.subscription_version {
+            return Err(PullError::FilterDataNotLatest);
+        }
+        if !options.enable_property_filter {
+            return Err(PullError::UnsupportedFilter(expression_type.as_str().into()));
+        }
+        Ok(MessageFilter::Registered(registered))
     }
 
     /// Looks once, and notes what that means for the group.
@@ -265,29 +319,27 @@ impl Broker {
             let options = self.inner.options.read();
             Scan::new(&options, self.inner.store.log_range(), offset, count_max)
         };
+        if plan.filter.needs_records() {
+            self.sift(&plan.queue, &plan.filter, scan, &mut look).await?;
+            return Ok(look);
+        }
+        let tags = plan.filter.tags();
         // Without a filter each entry is a message, so no more are read than can be returned.
-        let read_max = match plan.tags {
+        let read_max = match tags {
             TagFilter::All => scan.count_max.min(scan.entries_max),
             TagFilter::AnyOf(_) => FILTERED_READ,
         };
         let mut entries = Vec::with_capacity(read_max.min(FILTERED_READ));
         loop {
             entries.clear();
-            if !queue.try_read(look.next, read_max, &mut entries)? {
-                let (queue, next) = (queue.clone(), look.next);
-                entries = blocking(move || {
-                    let mut entries = Vec::new();
-                    queue.read(next, read_max, &mut entries).map(|()| entries)
-                })
-                .await?;
-            }
+            read_entries(queue, look.next, read_max, &mut entries).await?;
             if entries.is_empty() {
                 if look.next == offset {
                     look.status = PullStatus::OffsetFoundNull;
                 }
                 break;
             }
-            if scan.take(&entries, &plan.tags, &mut look) || look.next >= look.max {
+            if scan.take(&entries, &tags, &mut look) || look.next >= look.max {
                 break;
             }
         }
@@ -341,6 +393,36 @@ impl Broker {
     }
 }
 
+/// Appends to `out` entries of the queue from an offset on, at once if that takes no device.
+pub(crate) async fn read_entries(
+    queue: &Arc<Queue>,
+    from: i64,
+    max: usize,
+    out: &mut Vec<QueueEntry>,
+) -> Result<(), Fault> {
+    if queue.try_read(from, max, out)? {
+        return Ok(());
+    }
+    let queue = queue.clone();
+    let read = blocking(move || {
+        let mut entries = Vec::new();
+        queue.read(from, max, &mut entries).map(|()| entries)
+    });
+    out.append(&mut read.await?);
+    Ok(())
+}
+
+/// Returns bytes of the log, at once if that takes no device.
+pub(crate) async fn read_log(store: &Store, at: u64, len: u32) -> Result<Bytes, Fault> {
+    match store.try_read(at, len)? {
+        Some(bytes) => Ok(bytes),
+        None => {
+            let store = store.clone();
+            blocking(move || store.read_blocking(at, len)).await
+        }
+    }
+}
+
 impl Look {
     /// What can be said of an offset before any entry is read; [`PullStatus::NoMatchedMessage`] if it is in the queue.
     fn nothing(queue: &Queue, offset: i64) -> Look {
@@ -371,11 +453,11 @@ impl Look {
 }
 
 /// The limits of one pull, and what it has picked so far.
-struct Scan {
+pub(crate) struct Scan {
     picks: Vec<Pick>,
     bytes: usize,
     first: i64,
-    log_start: u64,
+    pub(crate) log_start: u64,
     log_end: u64,
     count_max: usize,
     /// Entries that a pull looks at, whatever passes.
@@ -418,22 +500,17 @@ impl Scan {
     /// Goes through entries from `look.next` on; says whether the pull is full.
     fn take(&mut self, entries: &[QueueEntry], tags: &TagFilter, look: &mut Look) -> bool {
         for entry in entries {
-            let behind = self.log_end.saturating_sub(entry.log_offset);
-            if (look.next - self.first) as usize >= self.entries_max
-                || self.is_full(entry.len as usize, behind)
-            {
+            if self.is_over(entry, look) {
                 return true;
             }
             let queue_offset = look.next;
-            look.next += 1;
-            look.behind = behind;
+            self.pass(entry, look);
             if entry.is_gap() || entry.log_offset < self.log_start {
                 if self.picks.is_empty() {
                     look.status = PullStatus::MessageWasRemoving;
                 }
             } else if tags.matches(entry.tags_code) {
-                self.picks.push(Pick { queue_offset, entry: *entry });
-                self.bytes += entry.len as usize;
+                self.pick(queue_offset, entry);
                 if self.picks.len() == self.count_max {
                     return true;
                 }
@@ -442,6 +519,25 @@ impl Scan {
             }
         }
         false
+    }
+
+    /// Says whether the pull ends before this entry.
+    pub(crate) fn is_over(&self, entry: &QueueEntry, look: &Look) -> bool {
+        let behind = self.log_end.saturating_sub(entry.log_offset);
+        (look.next - self.first) as usize >= self.entries_max
+            || self.is_full(entry.len as usize, behind)
+    }
+
+    /// Notes that an entry is looked at.
+    pub(crate) fn pass(&self, entry: &QueueEntry, look: &mut Look) {
+        look.next += 1;
+        look.behind = self.log_end.saturating_sub(entry.log_offset);
+    }
+
+    /// Takes a message.
+    pub(crate) fn pick(&mut self, queue_offset: i64, entry: &QueueEntry) {
+        self.picks.push(Pick { queue_offset, entry: *entry });
+        self.bytes += entry.len as usize;
     }
 
     /// Says whether one more message of `len` bytes would be too much (Java: `isTheBatchFull`).

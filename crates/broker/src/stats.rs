@@ -155,6 +155,8 @@ pub(crate) struct Stats {
     /// Pulls that found, and that did not find messages.
     pub(crate) found: Traffic,
     pub(crate) missed: Traffic,
+    /// Messages that were read and that a filter did not let through.
+    pub(crate) filtered: Traffic,
     groups: RwLock<HashMap<ByteString, HashMap<ByteString, Arc<GroupStats>>>>,
     mornings: Mutex<Mornings>,
     samples: AtomicU64,

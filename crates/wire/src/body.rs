@@ -5,6 +5,7 @@
 //! The one body that is not JSON is the deflated registration ([`register`]).
 
 pub mod client;
+pub mod filter;
 pub mod group;
 pub mod lock;
 pub mod progress;

@@ -26,6 +26,44 @@ pub fn index_tag_hash(topic: &str, tag: &str) -> i32 {
     extend(extend(extend(0, topic), "#T#"), tag).checked_abs().unwrap_or(0)
 }
 
+/// First half of MurmurHash3 x64-128 with seed 0, by which Bloom filters choose their bits
+/// (Java: guava's `murmur3_128`, `asLong`).
+pub fn murmur3(bytes: &[u8]) -> u64 {
+    const C1: u64 = 0x87C3_7B91_1142_53D5;
+    const C2: u64 = 0x4CF5_AD43_2745_937F;
+    let mix1 = |k: u64| k.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2);
+    let mix2 = |k: u64| k.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1);
+    let (mut h1, mut h2) = (0_u64, 0_u64);
+    let (blocks, tail) = bytes.as_chunks::<16>();
+    for block in blocks {
+        let [k1, k2] = halves(block);
+        h1 = (h1 ^ mix1(k1)).rotate_left(27).wrapping_add(h2);
+        h1 = h1.wrapping_mul(5).wrapping_add(0x52DC_E729);
+        h2 = (h2 ^ mix2(k2)).rotate_left(31).wrapping_add(h1);
+        h2 = h2.wrapping_mul(5).wrapping_add(0x3849_5AB5);
+    }
+    let mut last = [0; 16];
+    last[..tail.len()].copy_from_slice(tail);
+    let [k1, k2] = halves(&last);
+    let len = bytes.len() as u64;
+    h1 = h1 ^ mix1(k1) ^ len;
+    h2 = h2 ^ mix2(k2) ^ len;
+    h1 = h1.wrapping_add(h2);
+    h2 = h2.wrapping_add(h1);
+    finish(h1).wrapping_add(finish(h2))
+}
+
+fn halves(block: &[u8; 16]) -> [u64; 2] {
+    let (low, high) = block.split_at(8);
+    [low, high].map(|half| u64::from_le_bytes(half.try_into().expect("8 bytes")))
+}
+
+fn finish(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xC4CE_B9FE_1A85_EC53);
+    hash ^ (hash >> 33)
+}
+
 /// CRC-32 (IEEE) with the top bit cleared, as all of Java's checksums (Java: `UtilAll.crc32`).
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes) & 0x7FFF_FFFF

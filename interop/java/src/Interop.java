@@ -21,6 +21,7 @@ import java.util.concurrent.atomic.AtomicIntegerArray;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
@@ -29,6 +30,7 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
@@ -71,6 +73,7 @@ public final class Interop {
         check(only, "large", Interop::large);
         check(only, "compressed", Interop::compressed);
         check(only, "tags", Interop::tags);
+        check(only, "conditions", Interop::conditions);
         check(only, "queries", Interop::queries);
         check(only, "pull", Interop::pull);
         check(only, "orderly", Interop::orderly);
@@ -274,6 +277,62 @@ public final class Interop {
                 equal(row[0] + " takes " + message.getTags(), true, row[0].equals("*") || wanted.contains(message.getTags()));
             }
         }
+    }
+
+    static void conditions() throws Exception {
+        String topic = topic("conditions");
+        for (int i = 0; i < 60; i++) {
+            Message message = new Message(topic, i % 2 == 0 ? "even" : "odd", text("number " + i));
+            message.putUserProperty("n", String.valueOf(i));
+            if (i % 3 == 0) {
+                message.putUserProperty("colour", i % 6 == 0 ? "red" : "it's blue");
+            }
+            send(message);
+        }
+        for (String[] row : new String[][] {
+            {"n BETWEEN 10 AND 19", "10"},
+            {"n > 49.5 AND TAGS = 'even' OR n = 1", "6"},
+            {"colour IS NULL", "40"},
+            {"colour IN ('red', 'green') AND NOT (n > 29)", "7"},
+            {"colour = 'it''s blue'", "10"},
+            {"n IS NOT NULL -- all of them\n", "62"},
+        }) {
+            Inbox inbox = new Inbox();
+            DefaultMQPushConsumer consumer = selecting(topic, row[0], inbox);
+            int count = Integer.parseInt(row[1]);
+            try {
+                eventually(count + " messages by " + row[0] + ", got " + inbox.messages.size(), () -> inbox.messages.size() >= count);
+                if (row[0].startsWith("n BETWEEN")) {
+                    // the consumer waits by now, and is woken by what it wants alone
+                    for (int n : new int[] {20, 15}) {
+                        Message message = new Message(topic, "later", text("later " + n));
+                        message.putUserProperty("n", String.valueOf(n));
+                        message.putUserProperty("colour", "red");
+                        send(message);
+                    }
+                    eventually("a later one", () -> inbox.messages.size() > count);
+                    equal("the later one", true, inbox.bodies().contains("later 15"));
+                }
+            } finally {
+                consumer.shutdown();
+            }
+            equal("messages by " + row[0], count + (row[0].startsWith("n BETWEEN") ? 1 : 0), inbox.messages.size());
+        }
+        try {
+            selecting(topic, "n > 'a'", new Inbox());
+            throw new AssertionError("a wrong condition was accepted");
+        } catch (MQClientException refused) {
+            equal("code of a wrong condition", 23, refused.getResponseCode());
+        }
+    }
+
+    static DefaultMQPushConsumer selecting(String topic, String condition, Inbox inbox) throws Exception {
+        DefaultMQPushConsumer consumer = consumer("G-selecting-" + SERIAL.incrementAndGet() + "-" + RUN, topic, "*", false);
+        consumer.unsubscribe(topic);
+        consumer.subscribe(topic, MessageSelector.bySql(condition));
+        consumer.registerMessageListener(inbox);
+        consumer.start();
+        return consumer;
     }
 
     static void queries() throws Exception {

@@ -191,6 +191,7 @@ impl Layers {
         match self.style {
             Style::Apogee => {
                 settings.broker.broker_name = "apogee".into();
+                settings.broker.enable_property_filter = true;
                 settings.store.store_path_root_dir = "data".into();
                 settings.namesrv_files(Path::new("data/namesrv"));
             }
@@ -351,6 +352,8 @@ mod tests {
         assert_eq!(loaded.settings.store.store_path_root_dir, Path::new("/home/me/store"));
         assert_eq!(loaded.settings.broker.broker_name, "box");
         assert_eq!(loaded.settings.broker.cluster_name, "DefaultCluster");
+        assert!(!loaded.settings.broker.enable_property_filter);
+        assert!(layers().load().unwrap().settings.broker.enable_property_filter);
     }
 
     #[test]

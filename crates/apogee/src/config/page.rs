@@ -11,7 +11,7 @@ const HEAD: &str = "\
 This page is written by `apogee config --markdown` from the table in `crates/apogee/src/config/keys.rs`; a test compares them.
 
 `apogee run` needs no configuration: name server and broker listen on loopback, and data goes to `./data`.
-Called as `mqbroker` or `mqnamesrv`, or with `-c`, the original's defaults hold: all interfaces, `~/store`, a broker named after its host.
+Called as `mqbroker` or `mqnamesrv`, or with `-c`, the original's defaults hold: all interfaces, `~/store`, a broker named after its host, no SQL92 filters.
 
 Values are taken from, the later ones stronger:
 

@@ -1,9 +1,11 @@
 //! The rules from outside: what a door sees of a broker on a simulated disk and clock.
 
 mod delay;
+mod filters;
 mod groups;
 mod model;
 mod publish;
 mod pull;
+mod sql92;
 mod topics;
 mod world;

@@ -309,6 +309,55 @@ async fn a_subscription_that_cannot_be_served_is_refused_before_it_is_used() {
 }
 
 #[tokio::test]
+async fn conditions_are_served_and_refused_by_code() {
+    let world = World::with(|_, broker| broker.enable_property_filter = true).await;
+    world.send("T", 0, "one").await;
+    world.readable("T", 0, 1).await;
+    let by = |expression| {
+        let pull = but(pull("T", 0, 0), "expressionType", "SQL92");
+        but(pull, "subscription", expression)
+    };
+    let response = world.done(by("TAGS IS NULL AND CLUSTER = 'DefaultCluster'")).await;
+    assert_eq!(bodies(&response), ["one"]);
+    let beat = |expression, sub_version| {
+        let subscription = SubscriptionData {
+            sub_version,
+            ..SubscriptionData::parse("T", expression, "SQL92").unwrap()
+        };
+        let data = HeartbeatData {
+            client_id: "client".into(),
+            consumer_data_set: vec![ConsumerData {
+                group_name: "consumers".into(),
+                subscription_data_set: vec![subscription],
+                ..ConsumerData::default()
+            }],
+            ..HeartbeatData::default()
+        };
+        with_body(RequestCode::HEART_BEAT, &data)
+    };
+    let registered = |version: &str| {
+        let pull = but(pull("T", 0, 0), "sysFlag", "0");
+        but(pull, "subVersion", version)
+    };
+    world.done(beat("TAGS IS NULL", 2)).await;
+    assert_eq!(bodies(&world.done(registered("2")).await), ["one"]);
+    world.done(beat("TAGS IS", 3)).await;
+    let check = |expression| {
+        let subscription_data = SubscriptionData::parse("T", expression, "SQL92").unwrap();
+        let check = CheckClient { subscription_data, ..CheckClient::default() };
+        with_body(RequestCode::CHECK_CLIENT_CONFIG, &check)
+    };
+    world.done(check("TAGS IS NULL")).await;
+    world
+        .refuses(vec![
+            (by("a > 'b'"), ResponseCode::SUBSCRIPTION_PARSE_FAILED, "a > 'b'\n      ^"),
+            (check("a > 'b'"), ResponseCode::SUBSCRIPTION_PARSE_FAILED, "line 1, column 5"),
+            (registered("3"), ResponseCode::FILTER_DATA_NOT_EXIST, "expression may be wrong"),
+        ])
+        .await;
+}
+
+#[tokio::test]
 async fn a_queue_is_locked_for_one_client_at_a_time() {
     let world = World::new().await;
     let queues = |code, client: &str| {

@@ -154,7 +154,8 @@ impl SubscriptionData {
             return Some(subscription);
         }
         let parts = || expression.split("||");
-        for tag in parts().map(str::trim).filter(|tag| !tag.is_empty()) {
+        let blanks = |c: char| c <= ' ';
+        for tag in parts().map(|tag| tag.trim_matches(blanks)).filter(|tag| !tag.is_empty()) {
             subscription.tags_set.insert(tag.to_owned());
             subscription.code_set.insert(java_string_hash(tag));
         }

@@ -30,7 +30,7 @@ impl TagFilter {
         if expression.split("||").all(str::is_empty) {
             return Err(NoTags);
         }
-        let tags = expression.split("||").map(str::trim).filter(|tag| !tag.is_empty());
+        let tags = expression.split("||").map(trimmed).filter(|tag| !tag.is_empty());
         Ok(TagFilter::any_of(tags.map(java_string_hash)))
     }
 
@@ -51,6 +51,11 @@ impl TagFilter {
             TagFilter::AnyOf(hashes) => hashes.binary_search(&(tags_code as i32)).is_ok(),
         }
     }
+}
+
+/// Without blanks around it, as Java understands them.
+fn trimmed(tag: &str) -> &str {
+    tag.trim_matches(|c| c <= ' ')
 }
 
 /// Says whether an expression type means tags: absent, empty or `TAG`.
@@ -81,6 +86,7 @@ mod tests {
         check("a || b", &["a", "b"], &["c", "", "a || b"]);
         check("||a", &["a"], &["b", ""]);
         check(" || ", &[], &["a", " ", ""]);
+        check("\u{3000}a|| b|c \t", &["\u{3000}a", "b|c"], &["a", "b", "c"]);
         assert_eq!(TagFilter::parse("||"), Err(NoTags));
     }
 

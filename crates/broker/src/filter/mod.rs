@@ -1,0 +1,85 @@
+//! What a group wants of a topic.
+//!
+//! [`tag`] compares hashes that stand in queue entries; [`sql92`] evaluates a condition over a record's properties, and
+//! [`registry`] keeps the conditions of groups, with their bits in the maps of [`bloom`]. A [`MessageFilter`] is what
+//! one pull goes by: what the queue entry can tell is asked first, since a record has to be read.
+//! (Java: `ExpressionMessageFilter`, `ExpressionForRetryMessageFilter`)
+
+mod bloom;
+pub(crate) mod registry;
+pub mod sql92;
+pub(crate) mod tag;
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use wire::{
+    names,
+    properties::{self, name},
+    record::{CheckCrc, Record},
+};
+
+use self::{
+    registry::{Registered, Registry},
+    sql92::Condition,
+    tag::TagFilter,
+};
+
+/// What a pull lets through; cheap to clone.
+#[derive(Clone)]
+pub(crate) enum MessageFilter {
+    /// What the queue entries tell is enough.
+    Tags(TagFilter),
+    /// The condition of a pull itself.
+    Condition(Arc<Condition>),
+    /// The condition that a group has registered.
+    Registered(Arc<Registered>),
+    /// Retries of a group: of each topic the group's condition on it (`filterSupportRetry`).
+    Retries { group: ByteString },
+}
+
+impl MessageFilter {
+    /// Returns the filter by a condition on a topic; on a retry topic the conditions on the real topics may count.
+    pub(crate) fn conditional(
+        filter: MessageFilter,
+        topic: &str,
+        group: &ByteString,
+        supports_retry: bool,
+    ) -> MessageFilter {
+        match supports_retry && topic.starts_with(names::RETRY_PREFIX) {
+            true => MessageFilter::Retries { group: group.clone() },
+            false => filter,
+        }
+    }
+
+    /// What queue entries tell of the message.
+    pub(crate) fn tags(&self) -> TagFilter {
+        match self {
+            Self::Tags(tags) => tags.clone(),
+            Self::Condition(_) | Self::Registered(_) | Self::Retries { .. } => TagFilter::All,
+        }
+    }
+
+    /// Whether records have to be looked into.
+    pub(crate) fn needs_records(&self) -> bool {
+        !matches!(self, Self::Tags(_))
+    }
+
+    /// Whether this record is wanted; one that cannot be read is not.
+    pub(crate) fn passes(&self, record: &[u8], registry: &Registry) -> bool {
+        let condition = match self {
+            Self::Tags(_) => return true,
+            Self::Condition(condition) => condition,
+            Self::Registered(registered) => &registered.condition,
+            Self::Retries { group } => {
+                let Ok(record) = Record::decode(record, CheckCrc::No) else { return false };
+                let topic = properties::get(&record.properties, name::RETRY_TOPIC);
+                let registered = topic.and_then(|topic| registry.get(topic, group));
+                return registered
+                    .is_none_or(|filter| filter.condition.matches(&record.properties));
+            }
+        };
+        Record::decode(record, CheckCrc::No)
+            .is_ok_and(|record| condition.matches(&record.properties))
+    }
+}
