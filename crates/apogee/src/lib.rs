@@ -1,7 +1,7 @@
 //! The binary: the composition of all roles in one process, and the load generator.
 //!
-//! [`main`] is a table of contents: what was asked ([`args`]), with what settings ([`config`]), and who does it
-//! ([`roles`], [`mod@bench`]).
+//! `main` is a table of contents: what was asked (`args`), with what settings (`config`), and who does it
+//! (`roles`, `bench`).
 
 mod address;
 mod args;

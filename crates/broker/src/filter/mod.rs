@@ -1,7 +1,7 @@
 //! What a group wants of a topic.
 //!
-//! [`tag`] compares hashes that stand in queue entries; [`sql92`] evaluates a condition over a record's properties, and
-//! [`registry`] keeps the conditions of groups, with their bits in the maps of [`bloom`]. A [`MessageFilter`] is what
+//! `tag` compares hashes that stand in queue entries; [`sql92`] evaluates a condition over a record's properties, and
+//! `registry` keeps the conditions of groups, with their bits in the maps of `bloom`. A `MessageFilter` is what
 //! one pull goes by: what the queue entry can tell is asked first, since a record has to be read.
 //! (Java: `ExpressionMessageFilter`, `ExpressionForRetryMessageFilter`)
 
