@@ -1,14 +1,10 @@
 //! Peers that do not behave: each costs a bounded amount and is let go.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, io, sync::Once};
 
 use remoting::{CloseReason, Limits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::harness::{ECHO, Fixture, LARGE, LARGE_BYTES, PARK, encoded, until};
 
@@ -240,42 +236,39 @@ async fn a_connection_that_is_used_is_not_idle() {
     assert!(peer.receive().await.is_some());
 }
 
-/// The log lines of this thread.
-struct Log {
-    lines: Lines,
-    _guard: tracing::subscriber::DefaultGuard,
-}
+/// The log lines of this thread. One subscriber serves all threads: with one for each, whether a line is logged at all
+/// is decided by whichever thread comes to it first.
+struct Log;
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Log {
     fn start() -> Log {
-        let lines = Lines::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).finish();
-        Log { lines, _guard: tracing::subscriber::set_default(subscriber) }
+        static SUBSCRIBED: Once = Once::new();
+        SUBSCRIBED.call_once(|| {
+            let subscriber = tracing_subscriber::fmt().with_writer(|| Lines).finish();
+            tracing::subscriber::set_global_default(subscriber).expect("the only one");
+        });
+        LINES.take();
+        Log
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.lines.0.lock().expect("no panic")).into_owned()
+        LINES.with_borrow(|lines| String::from_utf8_lossy(lines).into_owned())
     }
 }
 
+struct Lines;
+
 impl io::Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(line);
+        LINES.with_borrow_mut(|lines| lines.extend_from_slice(line));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Lines;
-
-    fn make_writer(&'a self) -> Lines {
-        self.clone()
     }
 }
