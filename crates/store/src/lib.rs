@@ -56,6 +56,7 @@ use crate::{
 use views::{
     Views,
     dispatch::{Dispatch, DispatchWorker},
+    writer::ViewWriterWorker,
 };
 
 /// A store directory, open; cheap to clone. It is locked until [`Store::shutdown`], or until the last clone and the
@@ -87,11 +88,12 @@ impl Store {
     /// Starts the store's threads. They stop when the result is dropped, or by [`Workers::stop`].
     pub fn start(&self) -> io::Result<Workers> {
         let Inner { env, log, dispatch, keeper_wake, .. } = &*self.0;
-        let [writer, flusher, dispatcher, keeper] = self.0.workers();
+        let [writer, flusher, dispatcher, view_writer, keeper] = self.0.workers();
         let clock = &env.clock;
         Ok(Workers {
             handles: vec![
                 spawn_worker("store-keeper", clock, keeper, keeper_wake)?,
+                spawn_worker("view-writer", clock, view_writer, &dispatch.writer().wake)?,
                 spawn_worker("log-dispatcher", clock, dispatcher, &dispatch.wake)?,
                 spawn_worker("log-flusher", clock, flusher, log.flusher_wake())?,
                 spawn_worker("log-writer", clock, writer, log.writer_wake())?,
@@ -242,7 +244,7 @@ impl Store {
 }
 
 impl Inner {
-    fn workers(self: &Arc<Self>) -> [Box<dyn Worker>; 4] {
+    fn workers(self: &Arc<Self>) -> [Box<dyn Worker>; 5] {
         [
             Box::new(WriterWorker(self.log.clone())),
             Box::new(FlusherWorker {
@@ -250,6 +252,7 @@ impl Inner {
                 interval: self.options.flush_interval_commit_log,
             }),
             Box::new(DispatchWorker(self.dispatch.clone())),
+            Box::new(ViewWriterWorker(self.dispatch.writer().clone())),
             Box::new(KeeperWorker(self.clone())),
         ]
     }

@@ -23,6 +23,9 @@ use crate::{
     views::{Queue, index::KeyHashes},
 };
 
+/// Most messages that are taken at once when they are read from the log: a read is worth more of them than a run.
+pub(crate) const REPLAY_MAX: usize = 8192;
+
 /// One message, as views see it.
 #[derive(Clone)]
 pub struct DispatchItem {
@@ -87,7 +90,7 @@ impl Feed {
 }
 
 impl Log {
-    /// Moves up to `max` items of records that end at or before `upto` to `out`, in log order, and returns the offset
+    /// Moves up to `max` items, up to [`REPLAY_MAX`] if they come from the log, of records that end at or before `upto` to `out`, in log order, and returns the offset
     /// before which all items have now been taken. `queue` interns a topic's queue, for items that come from the log.
     /// One caller: the dispatcher.
     pub(crate) fn next_items(
@@ -117,7 +120,8 @@ impl Log {
             }
             let range = shared.replay.clone();
             drop(shared);
-            let next = self.replay(range.start..range.end.min(upto), max, queue, out)?;
+            let next =
+                self.replay(range.start..range.end.min(upto), REPLAY_MAX.max(max), queue, out)?;
             lock(&self.feed.shared).replay.start = next;
             return Ok(next);
         }

@@ -129,6 +129,8 @@ pub struct Index {
     dir: PathBuf,
     shape: Shape,
     zone: TimeZone,
+    /// Held while entries are written or files replaced; taken before `state`.
+    writing: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -139,6 +141,12 @@ struct State {
     applied: u64,
     /// Sum of the bytes that wait to be written, over all files.
     pending_bytes: usize,
+}
+
+impl State {
+    fn find(&mut self, name: &str) -> Option<&mut Entries> {
+        self.files.iter_mut().find(|entries| entries.name == name)
+    }
 }
 
 /// One index file.
@@ -204,7 +212,8 @@ impl Index {
         }
         names.sort();
         let state = State { files: Vec::new(), applied: trusted, pending_bytes: 0 };
-        let index = Index { disk, dir, shape, zone, state: Mutex::new(state) };
+        let index =
+            Index { disk, dir, shape, zone, writing: Mutex::new(()), state: Mutex::new(state) };
         let mut files = Vec::with_capacity(names.len());
         for name in names {
             if let Some(entries) = index.load(name, last_stop, trusted, &store_time)? {
@@ -311,9 +320,53 @@ impl Index {
         self.lock().pending_bytes
     }
 
-    /// Writes the entries that wait in memory, without a sync. On an error what was not written keeps waiting.
+    /// Writes the entries that wait in memory, without a sync and without holding up who puts or asks. On an error what
+    /// was not written keeps waiting.
     pub fn write(&self) -> io::Result<()> {
-        self.write_pending(&mut self.lock())
+        let _writing = self.writing();
+        self.write_waiting()
+    }
+
+    /// Writes what waits now; the caller holds `writing`.
+    fn write_waiting(&self) -> io::Result<()> {
+        let waiting: Vec<String> = {
+            let state = self.lock();
+            let files = state.files.iter().filter(|entries| !entries.pending.is_empty());
+            files.map(|entries| entries.name.clone()).collect()
+        };
+        for name in waiting {
+            self.write_file(&name)?;
+        }
+        Ok(())
+    }
+
+    fn write_file(&self, name: &str) -> io::Result<()> {
+        let (file, is_begun, first_header, written, bytes) = {
+            let mut state = self.lock();
+            let Some(entries) = state.find(name) else { return Ok(()) };
+            // A first header makes Java, should it come after a crash of ours, see an unfinished file and remove it.
+            let first_header = Header { count: 1, ..entries.header };
+            let is_begun = entries.synced.count > 0;
+            (entries.file.clone(), is_begun, first_header, entries.written, entries.pending.clone())
+        };
+        let file = match file {
+            Some(file) => file,
+            None => self.open_file(name)?,
+        };
+        if !is_begun {
+            file.write_at(0, &[IoSlice::new(&first_header.encode())])?;
+        }
+        file.write_at(self.shape.entry_at(u64::from(written)), &[IoSlice::new(&bytes)])?;
+        let mut state = self.lock();
+        // Retention may have removed the file meanwhile, and counted off what waited.
+        if let Some(entries) = state.find(name) {
+            entries.file = Some(file);
+            entries.synced.count = entries.synced.count.max(1);
+            entries.written += (bytes.len() as u64 / ENTRY_BYTES) as u32;
+            entries.pending.drain(..bytes.len());
+            state.pending_bytes -= bytes.len();
+        }
+        Ok(())
     }
 
     /// Makes everything that was put so far durable, and says what that is. With [`LastStop::Clean`] the slots of the open
@@ -326,6 +379,9 @@ impl Index {
             slots: Option<Arc<Vec<u32>>>,
         }
         let mut due = Vec::new();
+        let writing = self.writing();
+        // Nearly all of it, and the few that come meanwhile under the lock: what counts as applied is written.
+        self.write_waiting()?;
         let applied = {
             let state = &mut *self.lock();
             self.write_pending(state)?;
@@ -347,6 +403,7 @@ impl Index {
             }
             state.applied
         };
+        drop(writing);
         for Due { file, header, slots, .. } in &due {
             file.sync()?;
             if let Some(slots) = slots {
@@ -362,9 +419,7 @@ impl Index {
         let state = &mut *self.lock();
         for Due { name, header, slots, .. } in due {
             // Retention may have removed the file meanwhile.
-            let Some(entries) = state.files.iter_mut().find(|entries| entries.name == name) else {
-                continue;
-            };
+            let Some(entries) = state.find(&name) else { continue };
             entries.synced = header;
             if slots.is_some() && entries.header == header {
                 entries.slots_written = true;
@@ -434,6 +489,7 @@ impl Index {
     /// Writes the files anew that have gone from the directory, out of those still open, and removes index files that
     /// are none of ours: they hold the same keys a second time.
     pub fn restore(&self) -> io::Result<()> {
+        let _writing = self.writing();
         let state = &mut *self.lock();
         let mut has_changed = false;
         for entries in &mut state.files {
@@ -498,15 +554,22 @@ impl Index {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn file(&self, entries: &mut Entries) -> io::Result<Arc<dyn File>> {
         if let Some(file) = &entries.file {
             return Ok(Arc::clone(file));
         }
-        self.disk.create_dir_all(&self.dir)?;
-        let path = self.dir.join(&entries.name);
-        let file = self.disk.open(&path, Open::Length(self.shape.file_len()))?;
+        let file = self.open_file(&entries.name)?;
         entries.file = Some(Arc::clone(&file));
         Ok(file)
+    }
+
+    fn open_file(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.disk.create_dir_all(&self.dir)?;
+        self.disk.open(&self.dir.join(name), Open::Length(self.shape.file_len()))
     }
 
     fn write_pending(&self, state: &mut State) -> io::Result<()> {

@@ -1,12 +1,13 @@
 //! Views of the log: what can be deleted and rebuilt from it.
 //!
-//! A [`queue`] per topic and queue id, and the key [`index`]. `dispatch` feeds both in log order; a recovery feeds
-//! them by the same function from records that it parses. Either view cuts, when it is opened, what the recovery will
+//! A [`queue`] per topic and queue id, and the key [`index`]. `dispatch` feeds both in log order, in memory, and `writer`
+//! writes them; a recovery feeds them by the same function from records that it parses. Either view cuts, when it is opened, what the recovery will
 //! feed it again, so no record is applied twice and none is left out.
 
 pub(crate) mod dispatch;
 pub mod index;
 pub mod queue;
+pub(crate) mod writer;
 
 use std::{
     io,

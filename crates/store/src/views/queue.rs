@@ -4,8 +4,8 @@
 //! file consumequeue/<topic>/<id>/<20 digits: position of its first byte>, mappedFileSizeConsumeQueue bytes, sparse
 //! entry, 20 bytes: long log offset, int record length, long tags code
 //! ```
-//! The dispatcher pushes entries in log order; they wait in memory, where readers see them at once, and are written per
-//! queue about once a second. A queue at rest is a handle of some hundred bytes: no open file, no buffer, no thread.
+//! The dispatcher pushes entries in log order; they wait in memory, where readers see them at once, and the view writer
+//! writes them, queue by queue, about once a second. A queue at rest is a handle of some hundred bytes: no open file, no buffer, no thread.
 //! A queue that starts later than its file has the room before it filled with entries (0, 2147483647, 0).
 //!
 //! Invariant: the entries of a queue are dense, in log order, and those that are written are a prefix of those that a
@@ -33,6 +33,8 @@ const ENTRY_BYTES: usize = 20;
 const GAP_LEN: u32 = i32::MAX as u32;
 /// Queues with unsynced files above which the whole file system is synced at once.
 const SYNCS_MAX: usize = 64;
+/// Entries that are copied at a time to be written: as long as that lasts the dispatcher may have to wait for the queue.
+const WRITE_ENTRIES: usize = 8192;
 /// Entries in the first look for the end of a file: one page of them, which is all that a young queue has.
 const FIRST_LOOK: u64 = 204;
 
@@ -110,10 +112,10 @@ struct State {
     /// Entries below this offset are written.
     written: u64,
     /// Encoded entries from `written` on.
-    pending: Vec<u8>,
+    pending: VecDeque<[u8; ENTRY_BYTES]>,
     /// Log offset of the last entry, pending or not; `None` if the queue has none.
     last_log_offset: Option<u64>,
-    /// Whether the dispatcher has the queue on its list of those to write.
+    /// Whether what waits is on the list of queues to write.
     is_listed: bool,
     /// Whether the dispatcher will tell about new entries at the end of its run.
     is_touched: bool,
@@ -208,10 +210,9 @@ impl Queue {
                 let state = self.lock();
                 if at >= state.written {
                     // The topic may have been removed, or the queue begun anew, since the bounds were looked at.
-                    let skipped = (at - state.written) as usize * ENTRY_BYTES;
-                    let pending = state.pending.get(skipped..).unwrap_or_default();
-                    let pending = pending.chunks_exact(ENTRY_BYTES).take((end - at) as usize);
-                    out.extend(pending.map(QueueEntry::decode));
+                    let pending = state.pending.iter().skip((at - state.written) as usize);
+                    let pending = pending.take((end - at) as usize);
+                    out.extend(pending.map(|entry| QueueEntry::decode(entry)));
                     return Ok(true);
                 }
                 state.written.min((at / per_file + 1) * per_file).min(end)
@@ -282,40 +283,47 @@ impl Queue {
         self.max_offset()
     }
 
-    /// Writes what waits. The entries stay readable throughout; on an error those that were not written keep waiting.
-    fn write(self: &Arc<Self>) -> io::Result<()> {
-        let (mut at, bytes, had_files) = {
-            let state = self.lock();
-            if state.pending.is_empty() || state.is_removed {
-                return Ok(());
-            }
-            (state.written, state.pending.clone(), state.files.clone())
-        };
+    /// Writes what waits now; what comes meanwhile is listed anew. The entries stay readable throughout; on an error those
+    /// that were not written keep waiting. One caller: the view writer.
+    pub(crate) fn write(self: &Arc<Self>) -> io::Result<()> {
         let per_file = self.shared.entries_per_file;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
+        let mut bytes = Vec::new();
+        let mut left = {
+            let mut state = self.lock();
+            state.is_listed = false;
+            state.pending.len()
+        };
+        while left > 0 {
+            let (at, files) = {
+                let state = self.lock();
+                if state.pending.is_empty() {
+                    return Ok(());
+                }
+                let room = (per_file - state.written % per_file) as usize;
+                let count = left.min(room).min(WRITE_ENTRIES);
+                bytes.clear();
+                state.pending.iter().take(count).for_each(|entry| bytes.extend_from_slice(entry));
+                (state.written, state.files.clone())
+            };
             let number = at / per_file;
-            let room = (per_file - at % per_file) as usize * ENTRY_BYTES;
-            let part = &rest[..rest.len().min(room)];
-            let is_new = !had_files.contains(&number);
+            let is_new = !files.contains(&number);
             let file = if is_new {
                 self.shared.create(self, number)?
             } else {
                 self.shared.open(self, number, Open::Existing)?
             };
-            if is_new && had_files.is_empty() && rest.len() == bytes.len() {
+            if is_new && files.is_empty() {
                 fill_gap(&*file, at % per_file)?;
             }
-            file.write_at(at % per_file * ENTRY_BYTES as u64, &[IoSlice::new(part)])?;
-            rest = &rest[part.len()..];
-            at += (part.len() / ENTRY_BYTES) as u64;
-            self.note_written(number, part.len(), is_new);
+            file.write_at(at % per_file * ENTRY_BYTES as u64, &[IoSlice::new(&bytes)])?;
+            let count = bytes.len() / ENTRY_BYTES;
+            self.note_written(number, at, count, is_new);
+            left -= count;
         }
         Ok(())
     }
 
-    fn note_written(self: &Arc<Self>, file: u64, bytes: usize, is_new: bool) {
-        let entries = bytes / ENTRY_BYTES;
+    fn note_written(self: &Arc<Self>, file: u64, at: u64, entries: usize, is_new: bool) {
         let mut state = self.lock();
         if state.is_removed {
             // The topic went while its entries were written: they were counted off, and the file goes as the others did.
@@ -325,14 +333,16 @@ impl Queue {
             }
             return;
         }
+        if state.written != at || state.pending.len() < entries {
+            // The queue began anew meanwhile: what was written is none of it, and its file was removed.
+            return;
+        }
         self.shared.pending.fetch_sub(entries, Ordering::Relaxed);
         state.written += entries as u64;
-        if state.pending.len() == bytes {
+        state.pending.drain(..entries);
+        if state.pending.is_empty() {
             // A queue at rest keeps a small buffer at most.
-            state.pending.clear();
-            state.pending.shrink_to(ENTRY_BYTES * 8);
-        } else {
-            state.pending.drain(..bytes);
+            state.pending.shrink_to(8);
         }
         state.files = match state.files.is_empty() {
             true => file..file + 1,
@@ -528,12 +538,12 @@ impl Pusher<'_> {
     }
 
     fn add(&mut self, entry: QueueEntry) {
-        self.state.pending.extend_from_slice(&entry.encode());
+        self.state.pending.push_back(entry.encode());
         self.pushed += 1;
     }
 
     fn end(&self) -> u64 {
-        self.state.written + (self.state.pending.len() / ENTRY_BYTES) as u64
+        self.state.written + self.state.pending.len() as u64
     }
 
     fn restart_at(&mut self, offset: u64) {
@@ -543,7 +553,7 @@ impl Pusher<'_> {
                 tracing::warn!(topic = queue.topic(), queue = queue.id, %error, "old queue file stays");
             }
         }
-        let waited = self.state.pending.len() / ENTRY_BYTES - self.pushed;
+        let waited = self.state.pending.len() - self.pushed;
         queue.shared.pending.fetch_sub(waited, Ordering::Relaxed);
         self.pushed = 0;
         self.state.has_new_name |= !self.state.files.is_empty();
@@ -686,8 +696,7 @@ impl Queues {
         for queue in removed {
             let files = {
                 let mut state = queue.lock();
-                let waiting = state.pending.len() / ENTRY_BYTES;
-                self.shared.pending.fetch_sub(waiting, Ordering::Relaxed);
+                self.shared.pending.fetch_sub(state.pending.len(), Ordering::Relaxed);
                 let files = state.files.clone();
                 *state = State { is_removed: true, ..State::default() };
                 queue.min.store(0, Ordering::Release);
@@ -962,7 +971,7 @@ impl Shared {
     }
 }
 
-/// The queues that have entries to write, oldest entry first; owned by the dispatcher.
+/// The queues that have entries to write, oldest entry first. The dispatcher adds, the view writer takes.
 #[derive(Default)]
 pub(crate) struct WriteList {
     queues: VecDeque<Listed>,
@@ -1006,13 +1015,15 @@ impl WriteList {
         self.queues.front().map(|listed| listed.since)
     }
 
-    /// Writes the queue whose entry has been waiting longest. On an error it stays the first.
-    pub(crate) fn write_first(&mut self) -> io::Result<()> {
-        let Some(Listed { queue, .. }) = self.queues.front() else { return Ok(()) };
-        queue.write()?;
-        queue.lock().is_listed = false;
+    /// Returns the queue whose entry has been waiting longest. It stays the first until [`WriteList::pop`], since its
+    /// entries are not written before.
+    pub(crate) fn first(&self) -> Option<Arc<Queue>> {
+        self.queues.front().map(|listed| Arc::clone(&listed.queue))
+    }
+
+    /// Takes the first queue off the list, once what waited in it is written.
+    pub(crate) fn pop(&mut self) {
         self.queues.pop_front();
-        Ok(())
     }
 
     /// Returns how far entries are written, given how far they were pushed.

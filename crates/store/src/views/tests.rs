@@ -9,7 +9,7 @@ use std::{
 };
 
 use env::{
-    Disk, Env, Millis, read_whole,
+    Disk, Env, Millis, Wake, read_whole,
     sim::{Crash, SimClock, SimDisk},
 };
 use jiff::tz::TimeZone;
@@ -17,9 +17,10 @@ use wire::hash;
 
 use super::{
     Durable, LastStop, Views,
-    dispatch::Applier,
+    dispatch::{Applier, RUN_MAX},
     index::{Found, Index, Shape, Wanted},
     queue::{Boundary, Queue, QueueEntry, Queues, WriteList, Written},
+    writer::ViewWriter,
 };
 use crate::{DispatchItem, Options};
 
@@ -47,8 +48,9 @@ fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: Range<i64>, log_from:
 }
 
 fn write(list: &mut WriteList) {
-    while list.oldest().is_some() {
-        list.write_first().expect("writes");
+    while let Some(queue) = list.first() {
+        queue.write().expect("writes");
+        list.pop();
     }
 }
 
@@ -279,6 +281,7 @@ struct World {
     options: Options,
     views: Arc<Views>,
     applier: Applier,
+    writer: Arc<ViewWriter>,
     log: Vec<Record>,
     log_min: u64,
     /// How many of `log` are applied.
@@ -322,7 +325,8 @@ impl World {
             open_files_max: 3,
             ..Options::default()
         };
-        let (views, applier) = open_views(&options, &clock, &disk, LastStop::Clean, 0, 0, &[]);
+        let (views, applier, writer) =
+            open_views(&options, &clock, &disk, LastStop::Clean, 0, 0, &[]);
         World {
             rng: fastrand::Rng::with_seed(seed),
             log: Vec::new(),
@@ -334,6 +338,7 @@ impl World {
             options,
             views,
             applier,
+            writer,
         }
     }
 
@@ -388,7 +393,7 @@ impl World {
 
     fn stop(&mut self) {
         self.disk.set_room(None);
-        self.applier.write_all().expect("there is room");
+        self.writer.write_all().expect("there is room");
         self.durable = self.views.sync(LastStop::Clean).expect("syncs");
         assert_eq!(self.durable.to, self.log.last().map_or(0, Record::end));
         self.disk.crash(Crash::Power);
@@ -410,7 +415,7 @@ impl World {
     fn reopen(&mut self, last_stop: LastStop) {
         let trusted = self.durable.to;
         let World { options, clock, disk, log_min, log, .. } = self;
-        (self.views, self.applier) =
+        (self.views, self.applier, self.writer) =
             open_views(options, clock, disk, last_stop, trusted, *log_min, log);
         self.applied = self.log.iter().filter(|record| record.log_offset < trusted).count();
         self.dispatch();
@@ -436,7 +441,7 @@ impl World {
             8..11 => {
                 self.clock.advance(Duration::from_millis(700));
                 // A full disk is met here; the next attempt comes a second later.
-                let _ = self.applier.write_due();
+                let _ = self.writer.write_due();
             }
             11..14 => self.sync(),
             14 => self.disk.set_room(Some(self.rng.u64(..8192))),
@@ -458,13 +463,16 @@ fn open_views(
     trusted: u64,
     log_min: u64,
     log: &[Record],
-) -> (Arc<Views>, Applier) {
+) -> (Arc<Views>, Applier, Arc<ViewWriter>) {
     let env = Env::new(clock.clone().into(), Arc::new(disk.clone()), fastrand::Rng::with_seed(1));
     let stored_at = |at| log.iter().find(|record| record.log_offset == at).map(|r| r.stored_at);
     let views = Views::open(options, &env, last_stop, trusted, log_min, None, &stored_at);
     let views = Arc::new(views.expect("opens"));
-    let applier = Applier::new(Arc::clone(&views), options, env.clock);
-    (views, applier)
+    let writer =
+        ViewWriter::new(Arc::clone(&views), options, env.clock.clone(), RUN_MAX, Wake::new());
+    let writer = Arc::new(writer);
+    let applier = Applier::new(Arc::clone(&views), env.clock, Arc::clone(&writer));
+    (views, applier, writer)
 }
 
 fn check_queues(views: &Views, log: &[Record], log_min: u64) {
