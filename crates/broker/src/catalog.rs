@@ -6,8 +6,9 @@
 //! survive the machine. (Java: `ConfigManager`, which syncs nothing either)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
+    ops::Range,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -79,38 +80,49 @@ pub(crate) type Opened<T> = (Catalog<T>, BTreeMap<String, <T as Records>::Record
 pub(crate) struct Content<T> {
     /// Everything but the records.
     pub(crate) head: T,
-    /// Each record as it stands in the file.
-    texts: BTreeMap<String, Box<str>>,
+    /// The records as they stand in the file, a new one behind the others: `,\n\t\t"name":{…}` each.
+    text: Vec<u8>,
+    /// Where in `text` each record stands.
+    places: HashMap<Box<str>, Range<usize>>,
 }
 
 impl<T: Records> Content<T> {
     pub(crate) fn put(&mut self, name: &str, record: &T::Record) {
-        let text = fastjson::encode_pretty(record);
-        // Records lie two levels deep.
-        let text = String::from_utf8_lossy(&text).replace('\n', "\n\t\t");
-        self.texts.insert(name.to_owned(), text.into());
+        self.remove(name);
+        let start = self.text.len();
+        self.text.extend_from_slice(b",\n\t\t");
+        self.text.extend_from_slice(&fastjson::encode(&name));
+        self.text.push(b':');
+        for byte in fastjson::encode_pretty(record) {
+            self.text.push(byte);
+            if byte == b'\n' {
+                // Records lie two levels deep.
+                self.text.extend_from_slice(b"\t\t");
+            }
+        }
+        self.places.insert(name.into(), start..self.text.len());
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        self.texts.remove(name);
+        let Some(gone) = self.places.remove(name) else { return };
+        for place in self.places.values_mut().filter(|place| place.start > gone.start) {
+            *place = place.start - gone.len()..place.end - gone.len();
+        }
+        self.text.drain(gone);
     }
 
-    /// Writes what `fastjson::encode_pretty` would for the whole table.
+    /// Writes what `fastjson::encode_pretty` would for the whole table, but for the order of its records.
     fn encode(&self, out: &mut Vec<u8>) {
-        out.clear();
         let head = fastjson::encode_pretty(&self.head);
         // No text in quotes holds a line break, and other members of this name lie deeper.
         let empty = format!("\n\t\"{}\":{{}}", T::MEMBER);
         let found = head.windows(empty.len()).position(|bytes| bytes == empty.as_bytes());
         let at = found.expect("the member is written also when it is empty") + empty.len() - 1;
+        out.clear();
         out.extend_from_slice(&head[..at]);
-        for (number, (name, text)) in self.texts.iter().enumerate() {
-            out.extend_from_slice(if number > 0 { b",\n\t\t" } else { b"\n\t\t" });
-            out.extend_from_slice(&fastjson::encode(name));
-            out.push(b':');
-            out.extend_from_slice(text.as_bytes());
-        }
-        if !self.texts.is_empty() {
+        if let Some(text) = self.text.get(1..) {
+            // Without the first comma.
+            out.extend_from_slice(text);
             out.extend_from_slice(b"\n\t");
         }
         out.extend_from_slice(&head[at..]);
@@ -123,7 +135,7 @@ impl<T: Records> Catalog<T> {
         let file = TableFile::new(env.disk.clone(), dir.join(name));
         let mut head: T = file.load()?;
         let records = std::mem::take(head.records());
-        let mut content = Content { head, texts: BTreeMap::new() };
+        let mut content = Content { head, text: Vec::new(), places: HashMap::new() };
         records.iter().for_each(|(name, record)| content.put(name, record));
         let catalog = Catalog {
             file,
@@ -227,12 +239,16 @@ mod tests {
             let head = TopicConfigTable { topic_config_table: BTreeMap::new(), ..expected.clone() };
             let (catalog, _) = open();
             catalog.change(|content| content.head = head);
+            catalog.change(|content| content.put("gone", &topic("gone")));
             for name in names {
                 expected.topic_config_table.insert((*name).to_owned(), topic(name));
+                catalog.change(|content| content.put(name, &topic("changed")));
+            }
+            catalog.change(|content| content.remove("gone"));
+            // In the order of names, which is that of the expected table.
+            for name in names {
                 catalog.change(|content| content.put(name, &topic(name)));
             }
-            catalog.change(|content| content.put("gone", &topic("gone")));
-            catalog.change(|content| content.remove("gone"));
             assert!(!catalog.is_saved());
             catalog.write().expect("room");
             assert!(catalog.is_saved());
