@@ -39,6 +39,9 @@ pub(crate) const NAMESRV: &str = "namesrv";
 /// Names that are the same for everybody, besides the system's.
 const SHARED_NAMES: [&str; 2] = ["DefaultCluster", "broker-a"];
 
+/// How long a request may take to reach a server on this machine.
+const BEGINNING: Duration = Duration::from_millis(100);
+
 /// One scenario on its way.
 pub(crate) struct Play<'a> {
     pub(crate) stage: &'a Stage<'a>,
@@ -132,9 +135,9 @@ impl<'a> Play<'a> {
                 Outcome::ok()
             }
             ["jump", by] => {
-                let (sign, time) = by.split_at(1);
-                let ms = i64::try_from(duration(time)?.as_millis()).map_err(|e| e.to_string())?;
-                self.stage.jump(if sign == "-" { -ms } else { ms })?;
+                let ms = |time: &str| duration(time).map(|time| time.as_millis() as i64);
+                let back = by.strip_prefix('-').map(|time| ms(time).map(|ms| -ms));
+                self.stage.jump(back.unwrap_or_else(|| ms(by.trim_start_matches('+')))?)?;
                 Outcome::ok()
             }
             ["mark", name] => {
@@ -271,8 +274,8 @@ impl<'a> Play<'a> {
             (answer, clock.monotonic())
         });
         self.begun.insert(label, Begun { task, began, reads });
-        // what it causes has begun when the step is over
-        self.stage.pass(Duration::ZERO).await;
+        // it has been received when the step is over
+        self.stage.pass(if self.stage.is_virtual() { Duration::ZERO } else { BEGINNING }).await;
         Ok(Outcome::ok())
     }
 
