@@ -4,6 +4,9 @@
 //! virtual time, to our binary, or to the original. The language is described in `scenarios/README.md`. This crate is for
 //! tests; what starts servers is `xtask`.
 
+mod actors;
+mod answers;
+mod args;
 mod outcome;
 mod play;
 mod run;

@@ -1,34 +1,28 @@
 //! The driver: plays the steps of one scenario on a stage, and remembers what later steps refer to.
 //!
-//! Actors are clients with a connection of their own; whatever is asked in nobody's name goes over one more. Names of topics,
-//! groups and clients carry the scenario's suffix on a shared server, put on and taken off here, so that scenarios do not
-//! meet. Most steps are one request, made and read in `verbs`.
+//! Names of topics, groups and clients carry the scenario's suffix on a shared server, put on and taken off here, so that
+//! scenarios do not meet. Most steps are one request: made in `verbs`, sent here over the connection of one of the `actors`,
+//! read in `answers`.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    str::FromStr,
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-use remoting::{CallError, Client, Handler, Replies};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use remoting::CallError;
+use tokio::task::JoinHandle;
 use wire::{
-    body::client::HeartbeatData,
-    code::{RequestCode, ResponseCode},
-    fastjson,
+    code::RequestCode,
     frame::{Frame, Kind},
-    header::client::UnregisterClient,
     names,
 };
 
 use crate::{
+    actors::Actor,
+    args::{Args, repeated},
     outcome::{Expected, Fields, Item, Outcome},
     script::{Said, Step, duration},
-    stage::{Door, End, PATIENCE, Stage},
+    stage::{End, PATIENCE, Stage},
     verbs::{Asked, Reads},
 };
 
@@ -41,6 +35,9 @@ const SHARED_NAMES: [&str; 2] = ["DefaultCluster", "broker-a"];
 
 /// How long a request may take to reach a server on this machine.
 const BEGINNING: Duration = Duration::from_millis(100);
+
+/// The stage says how long an answer is waited for, not the connection.
+const FOREVER: Duration = Duration::from_secs(1_000_000);
 
 /// One scenario on its way.
 pub(crate) struct Play<'a> {
@@ -59,33 +56,11 @@ pub(crate) struct Play<'a> {
     pub(crate) last_version: i64,
 }
 
-/// A client.
-pub(crate) struct Actor {
-    pub(crate) client_id: String,
-    pub(crate) heartbeat: HeartbeatData,
-    connection: Option<Client>,
-    pushed: mpsc::UnboundedReceiver<Pushed>,
-    /// What it received last, when that waits for an answer.
-    asked: Option<Pushed>,
-}
-
-/// A request of the server, and where its answer goes.
-struct Pushed(Frame, Option<oneshot::Sender<Frame>>);
-
 /// A request on its way.
 struct Begun {
     task: JoinHandle<(Result<Frame, CallError>, Duration)>,
     began: Duration,
     reads: Reads,
-}
-
-/// What stands in a step, with `$references` put in.
-pub(crate) struct Args {
-    pub(crate) words: Vec<String>,
-    pub(crate) named: Vec<(String, String)>,
-    pub(crate) properties: Vec<(String, String)>,
-    pub(crate) label: Option<String>,
-    used: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Play<'a> {
@@ -124,7 +99,7 @@ impl<'a> Play<'a> {
             [name, "answers", code] => self.answers(name, code, &args)?,
             ["begin", label, ..] => {
                 let label = label.trim_end_matches(':').to_owned();
-                let inner = Args { words: args.words[2..].to_vec(), ..args };
+                let inner = args.behind(2);
                 let outcome = self.begin(label, &inner).await?;
                 inner.check_used()?;
                 return Ok(outcome);
@@ -200,45 +175,6 @@ impl<'a> Play<'a> {
         self.known.get(name).ok_or_else(|| unknown("message", name))
     }
 
-    /// Replaces `$name.field` and `$instant`, both with `+10s` or `-1` behind them.
-    pub(crate) fn resolve(&self, text: &str) -> Said<String> {
-        let Some(at) = text.find('$') else { return Ok(text.to_owned()) };
-        let rest = &text[at + 1..];
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let name_len = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
-        let (name, mut rest) = rest.split_at(name_len);
-        let mut field = "value";
-        if let Some(behind) = rest.strip_prefix('.') {
-            let len = behind.find(|c| !is_name(c)).unwrap_or(behind.len());
-            (field, rest) = behind.split_at(len);
-        }
-        let value = self.known(name)?.get(field);
-        let mut value = value.ok_or_else(|| format!("`{name}` has no `{field}`"))?.clone();
-        if let Some(by) = rest.strip_prefix(['+', '-']) {
-            let len = by.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(by.len());
-            let (by, behind) = by.split_at(len);
-            let by = by.parse().or_else(|_| duration(by).map(|time| time.as_millis() as i64))?;
-            let sum = |number: i64| if rest.starts_with('-') { number - by } else { number + by };
-            value =
-                value.parse().map(sum).map_err(|_| format!("`{value}` is no number"))?.to_string();
-            rest = behind;
-        }
-        Ok(format!("{}{value}{}", &text[..at], self.resolve(rest)?))
-    }
-
-    fn args(&self, step: &Step) -> Said<Args> {
-        let pairs = |pairs: &[(String, String)]| -> Said<Vec<(String, String)>> {
-            pairs.iter().map(|(key, value)| Ok((key.clone(), self.resolve(value)?))).collect()
-        };
-        Ok(Args {
-            words: step.words.iter().map(|word| self.resolve(word)).collect::<Said<_>>()?,
-            named: pairs(&step.named)?,
-            properties: pairs(&step.properties)?,
-            label: step.label.clone(),
-            used: RefCell::default(),
-        })
-    }
-
     // --------------------------------------------------------------------------------------------------- requests
 
     /// Sends a request and reads its answer.
@@ -250,7 +186,7 @@ impl<'a> Play<'a> {
             connection.push(frame).map_err(|error| error.to_string())?;
             return Ok(Outcome::ok());
         }
-        let call = connection.call(frame, Duration::from_secs(86_400));
+        let call = connection.call(frame, FOREVER);
         match self.stage.wait(call, wait + PATIENCE).await {
             Some(answer) => self.answer(reads, answer),
             None => Ok(Outcome { head: "TIMEOUT".to_owned(), ..Outcome::default() }),
@@ -270,7 +206,7 @@ impl<'a> Play<'a> {
         let clock = self.stage.clock();
         let began = clock.monotonic();
         let task = tokio::spawn(async move {
-            let answer = connection.call(frame, Duration::from_secs(86_400)).await;
+            let answer = connection.call(frame, FOREVER).await;
             (answer, clock.monotonic())
         });
         self.begun.insert(label, Begun { task, began, reads });
@@ -326,124 +262,6 @@ impl<'a> Play<'a> {
         }
     }
 
-    // ----------------------------------------------------------------------------------------------------- actors
-
-    /// Makes a client, which is not connected yet.
-    pub(crate) fn actor(&mut self, name: &str) -> &mut Actor {
-        let client_id = format!("{name}{}", self.suffix);
-        self.actors.entry(name.to_owned()).or_insert_with(|| Actor {
-            heartbeat: HeartbeatData { client_id: client_id.clone(), ..HeartbeatData::default() },
-            client_id,
-            connection: None,
-            pushed: mpsc::unbounded_channel().1,
-            asked: None,
-        })
-    }
-
-    /// The connection of a client, made if there is none.
-    async fn connection(&mut self, name: &str) -> Said<remoting::Connection> {
-        let stage = self.stage;
-        if name != NOBODY && name != NAMESRV && !self.actors.contains_key(name) {
-            return Err(unknown("client", name));
-        }
-        let actor = self.actor(name);
-        if let Some(client) = actor.connection.as_ref().filter(|client| !client.is_gone()) {
-            // the name server of virtual time is told of topics with each connection
-            if name != NAMESRV {
-                return Ok((**client).clone());
-            }
-        }
-        let door = if name == NAMESRV { Door::Namesrv } else { Door::Broker };
-        let (sender, pushed) = mpsc::unbounded_channel();
-        let client = stage.connect(door, Receiving(sender)).await?;
-        let connection = (*client).clone();
-        (actor.connection, actor.pushed) = (Some(client), pushed);
-        Ok(connection)
-    }
-
-    pub(crate) async fn heartbeat(&mut self, name: &str) -> Said<Outcome> {
-        let actor = self.actors.get(name).ok_or_else(|| unknown("client", name))?;
-        let frame = Frame::request(RequestCode::HEART_BEAT, &())
-            .with_body(fastjson::encode(&actor.heartbeat));
-        self.ask(Asked::plain(name, frame)).await
-    }
-
-    async fn leave(&mut self, name: &str) -> Said<Outcome> {
-        let actor = self.actors.get_mut(name).ok_or_else(|| unknown("client", name))?;
-        let data = &actor.heartbeat;
-        let consumes = data.consumer_data_set.iter().map(|data| (true, data.group_name.clone()));
-        let produces = data.producer_data_set.iter().map(|data| (false, data.group_name.clone()));
-        let groups: Vec<(bool, String)> = consumes.chain(produces).collect();
-        let client_id = actor.client_id.clone();
-        let mut outcome = Outcome::ok();
-        for (consumes, group) in &groups {
-            let header = UnregisterClient {
-                client_id: &client_id,
-                producer_group: (!consumes).then_some(group),
-                consumer_group: consumes.then_some(group),
-            };
-            let frame = Frame::request(RequestCode::UNREGISTER_CLIENT, &header);
-            outcome = self.ask(Asked::plain(name, frame)).await?;
-        }
-        let actor = self.actor(name);
-        actor.heartbeat =
-            HeartbeatData { client_id: actor.client_id.clone(), ..HeartbeatData::default() };
-        Ok(outcome)
-    }
-
-    /// Waits for a request of the server with this code; others are passed over.
-    async fn receives(&mut self, name: &str, what: &[&str], wait: Duration) -> Said<Outcome> {
-        let (stage, clock) = (self.stage, self.stage.clock());
-        let actor = self.actors.get_mut(name).ok_or_else(|| unknown("client", name))?;
-        let code = match what {
-            ["nothing"] => None,
-            [code] => Some(request_code(code)?),
-            _ => return Err("`receives` wants a request code, or `nothing`".to_owned()),
-        };
-        let deadline = clock.monotonic() + wait;
-        loop {
-            let left = deadline.saturating_sub(clock.monotonic());
-            let Some(Some(pushed)) = stage.wait(actor.pushed.recv(), left).await else {
-                return Ok(match code {
-                    None => Outcome::ok(),
-                    Some(_) => Outcome { head: "nothing".to_owned(), ..Outcome::default() },
-                });
-            };
-            let came = pushed.0.request_code();
-            match code {
-                None => return Ok(Outcome { head: came.to_string(), ..Outcome::default() }),
-                Some(code) if code == came => {
-                    let frame = pushed.0.clone();
-                    actor.asked = Some(pushed);
-                    return self.read_pushed(&frame);
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// Answers what a client received last.
-    fn answers(&mut self, name: &str, code: &str, args: &Args) -> Said<Outcome> {
-        let code = response_code(code)?;
-        let body = args.get("body").map(|body| self.with_names(body));
-        let remark = args.get("remark").map(str::to_owned);
-        let actor = self.actors.get_mut(name).ok_or_else(|| unknown("client", name))?;
-        let asked = actor.asked.take();
-        let Some(Pushed(request, Some(sender))) = asked else {
-            return Err(format!("`{name}` was asked nothing that wants an answer"));
-        };
-        let mut frame = request.respond(code);
-        for (key, value) in args.others() {
-            frame.ext.put(key, value);
-        }
-        if let Some(body) = body {
-            frame = frame.with_body(body);
-        }
-        frame.remark = remark.map(Into::into);
-        sender.send(frame).map_err(|_| "the connection is gone".to_owned())?;
-        Ok(Outcome::ok())
-    }
-
     // ----------------------------------------------------------------------------------------------------- broker
 
     /// Clients reconnect and say who they are, as real ones do.
@@ -453,17 +271,8 @@ impl<'a> Play<'a> {
             args.others().map(|(key, value)| format!("{key}={value}")).collect();
         self.is_altered |= !settings.is_empty();
         self.start_again(how, down, &settings).await?;
-        let is_member = |actor: &Actor| {
-            !actor.heartbeat.consumer_data_set.is_empty()
-                || !actor.heartbeat.producer_data_set.is_empty()
-        };
-        let members: Vec<String> = self
-            .actors
-            .iter()
-            .filter(|(_, actor)| is_member(actor))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in members {
+        let members = self.actors.iter().filter(|(_, actor)| actor.is_member());
+        for name in members.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.heartbeat(&name).await?;
         }
         Ok(Outcome::ok())
@@ -504,89 +313,11 @@ impl<'a> Play<'a> {
     }
 }
 
-impl Args {
-    /// The value of a parameter.
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.used.borrow_mut().insert(key.to_owned());
-        self.named.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-
-    /// A parameter that is a number.
-    pub(crate) fn number<T: FromStr>(&self, key: &str, default: T) -> Said<T> {
-        self.get(key).map_or(Ok(default), |text| number(text))
-    }
-
-    /// A parameter that is a time.
-    pub(crate) fn time(&self, key: &str) -> Said<Option<Duration>> {
-        self.get(key).map(duration).transpose()
-    }
-
-    /// The parameters that nobody has asked for, for steps that take any.
-    pub(crate) fn others(&self) -> impl Iterator<Item = (&str, &str)> {
-        let used = std::mem::take(&mut *self.used.borrow_mut());
-        let all = self.named.iter().map(|(key, _)| key.clone()).collect();
-        *self.used.borrow_mut() = all;
-        self.named
-            .iter()
-            .filter(move |(key, _)| !used.contains(key))
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-    }
-
-    fn check_used(&self) -> Said<()> {
-        let used = self.used.borrow();
-        match self.named.iter().find(|(key, _)| !used.contains(key) && key != "wait") {
-            Some((key, _)) => Err(format!("this step knows no `{key}=`")),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Takes what the server asks of a client.
-struct Receiving(mpsc::UnboundedSender<Pushed>);
-
-impl Handler for Receiving {
-    fn run(&mut self, run: &mut Vec<Frame>, replies: &mut Replies) {
-        for frame in run.drain(..) {
-            if frame.kind == Kind::Oneway {
-                let _ = self.0.send(Pushed(frame, None));
-                continue;
-            }
-            let (sender, answer) = oneshot::channel();
-            let _ = self.0.send(Pushed(frame, Some(sender)));
-            replies
-                .park(async move { answer.await.map(remoting::Answers::from).unwrap_or_default() });
-        }
-    }
-}
-
 pub(crate) fn unknown(what: &str, name: &str) -> String {
     format!("no {what} is called `{name}`")
-}
-
-pub(crate) fn number<T: FromStr>(text: &str) -> Said<T> {
-    text.parse().map_err(|_| format!("`{text}` is no number here"))
-}
-
-/// `x*127` is a hundred and twenty-seven x.
-pub(crate) fn repeated(text: &str) -> String {
-    match text.rsplit_once('*') {
-        Some((unit, count)) if !unit.is_empty() => match count.parse() {
-            Ok(count) => unit.repeat(count),
-            Err(_) => text.to_owned(),
-        },
-        _ => text.to_owned(),
-    }
 }
 
 pub(crate) fn request_code(name: &str) -> Said<RequestCode> {
     let found = RequestCode::ALL.iter().find(|code| code.name() == Some(name));
     found.copied().ok_or_else(|| unknown("request code", name))
-}
-
-fn response_code(name: &str) -> Said<ResponseCode> {
-    if name == "ok" {
-        return Ok(ResponseCode::SUCCESS);
-    }
-    let found = ResponseCode::ALL.iter().find(|code| code.name() == Some(name));
-    found.copied().ok_or_else(|| unknown("response code", name))
 }

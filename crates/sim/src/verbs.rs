@@ -1,23 +1,17 @@
-//! What the words of a step ask of a server, and how its answer reads: one request a verb.
+//! What the words of a step ask of a server: one request a verb.
 //!
 //! Where a header has a struct in `wire` the verb fills that; headers of requests that only servers and SDKs of later
 //! releases know are written by field names. `ask CODE field=value` sends any request there is.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use wire::{
     batch,
     body::{
-        MessageQueue,
-        client::{
-            ConsumeFromWhere, ConsumeType, ConsumerData, MessageModel, ProducerData,
-            SubscriptionData,
-        },
-        group::SubscriptionGroupConfig,
-        lock::{LockBatch, LockBatchResponse},
+        MessageQueue, client::SubscriptionData, group::SubscriptionGroupConfig, lock::LockBatch,
     },
-    code::{RequestCode, ResponseCode},
+    code::RequestCode,
     fastjson,
     frame::{Frame, Kind},
     header::{
@@ -28,17 +22,17 @@ use wire::{
     id::{self, OffsetId},
     names::{self, pull_flag, system_flag},
     properties::{self, name},
-    record::{CheckCrc, Record},
 };
 
 use crate::{
-    outcome::{Fields, Item, Outcome},
-    play::{Actor, Args, NAMESRV, NOBODY, Play, number, repeated, request_code, unknown},
+    actors::expression,
+    args::{Args, number, repeated},
+    play::{NAMESRV, NOBODY, Play, request_code, unknown},
     script::Said,
 };
 
 /// Fills a body up to its `size=`, and is not shown.
-const PADDING: char = '.';
+pub(crate) const PADDING: char = '.';
 
 /// A request, who sends it, and how its answer reads.
 pub(crate) struct Asked {
@@ -74,60 +68,22 @@ impl Asked {
     }
 }
 
-/// A step that is a request of a few fields. Words in braces are the fields that stand there, parameters are `name:field`
-/// with their default, if they have one, behind `=`.
-struct Verb(&'static str, RequestCode, &'static str, Reads);
-
-const VERBS: [Verb; 13] = [
-    Verb("delete topic {topic}", RequestCode::DELETE_TOPIC_IN_BROKER, "", Reads::Plain),
-    Verb("show topic {topic}", RequestCode::GET_TOPIC_CONFIG, "", Reads::Plain),
-    Verb(
-        "delete group {groupName}",
-        RequestCode::DELETE_SUBSCRIPTIONGROUP,
-        "clean:cleanOffset=false",
-        Reads::Plain,
-    ),
-    Verb("show group {group}", RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG, "", Reads::Plain),
-    Verb("members {consumerGroup}", RequestCode::GET_CONSUMER_LIST_BY_GROUP, "", Reads::Plain),
-    Verb(
-        "offset {consumerGroup} {topic} {queueId}",
-        RequestCode::QUERY_CONSUMER_OFFSET,
-        "zero:setZeroIfNotFound",
-        Reads::Value("offset"),
-    ),
-    Verb(
-        "commit offset {consumerGroup} {topic} {queueId} {commitOffset}",
-        RequestCode::UPDATE_CONSUMER_OFFSET,
-        "",
-        Reads::Plain,
-    ),
-    Verb("max offset {topic} {queueId}", RequestCode::GET_MAX_OFFSET, "", Reads::Value("offset")),
-    Verb("min offset {topic} {queueId}", RequestCode::GET_MIN_OFFSET, "", Reads::Value("offset")),
-    Verb(
-        "earliest time {topic} {queueId}",
-        RequestCode::GET_EARLIEST_MSG_STORETIME,
-        "",
-        Reads::Value("timestamp"),
-    ),
-    Verb(
-        "search offset {topic} {queueId}",
-        RequestCode::SEARCH_OFFSET_BY_TIMESTAMP,
-        "at:timestamp=0 boundary:boundaryType",
-        Reads::Value("offset"),
-    ),
-    Verb(
-        "reset offset {group} {topic}",
-        RequestCode::INVOKE_BROKER_TO_RESET_OFFSET,
-        "at:timestamp=-1 force:isForce=true queue:queueId offset:offset",
-        Reads::Plain,
-    ),
-    Verb(
-        "clone offset {srcGroup} {destGroup} {topic}",
-        RequestCode::CLONE_GROUP_OFFSET,
-        "offline:offline=false",
-        Reads::Plain,
-    ),
-];
+/// Steps that are a request of a few fields, a line each: words, with the fields that stand there in braces; parameters as
+/// `name:field`, with a default behind `=`; the request code; the field of the answer that is asked for, if it is one.
+const VERBS: &str = "\
+delete topic {topic} | DELETE_TOPIC_IN_BROKER
+show topic {topic} | GET_TOPIC_CONFIG
+delete group {groupName} clean:cleanOffset=false | DELETE_SUBSCRIPTIONGROUP
+show group {group} | GET_SUBSCRIPTIONGROUP_CONFIG
+members {consumerGroup} | GET_CONSUMER_LIST_BY_GROUP
+offset {consumerGroup} {topic} {queueId} zero:setZeroIfNotFound | QUERY_CONSUMER_OFFSET | offset
+commit offset {consumerGroup} {topic} {queueId} {commitOffset} | UPDATE_CONSUMER_OFFSET
+max offset {topic} {queueId} | GET_MAX_OFFSET | offset
+min offset {topic} {queueId} | GET_MIN_OFFSET | offset
+earliest time {topic} {queueId} | GET_EARLIEST_MSG_STORETIME | timestamp
+search offset {topic} {queueId} at:timestamp=0 boundary:boundaryType | SEARCH_OFFSET_BY_TIMESTAMP | offset
+reset offset {group} {topic} at:timestamp=-1 force:isForce=true queue:queueId offset:offset | INVOKE_BROKER_TO_RESET_OFFSET
+clone offset {srcGroup} {destGroup} {topic} offline:offline=false | CLONE_GROUP_OFFSET";
 
 /// Fields whose values are names of topics, groups and clients.
 const NAMES: [&str; 10] = [
@@ -142,22 +98,6 @@ const NAMES: [&str; 10] = [
     "parentTopic",
     "consumerTopic",
 ];
-
-impl Verb {
-    /// The fields of a step with these words, if it is this one.
-    fn fields<'a>(&self, words: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
-        let pattern: Vec<&str> = self.0.split(' ').collect();
-        let mut fields = Vec::new();
-        for (pattern, word) in pattern.iter().zip(words) {
-            match pattern.strip_prefix('{').and_then(|field| field.strip_suffix('}')) {
-                Some(field) => fields.push((field, *word)),
-                None if pattern == word => {}
-                None => return None,
-            }
-        }
-        (pattern.len() == words.len()).then_some(fields)
-    }
-}
 
 impl Play<'_> {
     /// Makes the request of a step.
@@ -209,24 +149,42 @@ impl Play<'_> {
 
             ["ask", code] => self.any(NOBODY, code, args)?,
             ["ask", who, code] => self.any(who, code, args)?,
-            _ => {
-                let verb = VERBS.iter().find_map(|verb| Some((verb, verb.fields(&words)?)));
-                let (verb, fields) = verb.ok_or("no step has these words")?;
-                let mut frame = Frame::request(verb.1, &());
-                fields.iter().for_each(|(field, value)| self.put(&mut frame, field, value));
-                for parameter in verb.2.split(' ').filter(|text| !text.is_empty()) {
-                    let (name, field) = parameter.split_once(':').expect("a parameter and a field");
-                    let (field, default) = match field.split_once('=') {
-                        Some((field, default)) => (field, Some(default)),
-                        None => (field, None),
-                    };
-                    if let Some(value) = args.get(name).or(default) {
-                        self.put(&mut frame, field, value);
-                    }
-                }
-                nobody(frame).reading(verb.3.clone())
-            }
+            _ => self.of_table(&words, args)?,
         })
+    }
+
+    /// The request of a step that [`VERBS`] has.
+    fn of_table(&self, words: &[&str], args: &Args) -> Said<Asked> {
+        let fits = |line: &'static str| {
+            let (pattern, request) = line.split_once(" | ")?;
+            let is_parameter = |word: &&str| word.contains(':');
+            let (parameters, pattern): (Vec<&str>, Vec<&str>) =
+                pattern.split(' ').partition(is_parameter);
+            let is_field = |word: &str| word.starts_with('{');
+            let fits = pattern.len() == words.len()
+                && pattern.iter().zip(words).all(|(want, word)| is_field(want) || want == word);
+            fits.then_some((pattern, parameters, request))
+        };
+        let (pattern, parameters, request) =
+            VERBS.lines().find_map(fits).ok_or("no step has these words")?;
+        let (code, reads) = match request.split_once(" | ") {
+            Some((code, field)) => (code, Reads::Value(field)),
+            None => (request, Reads::Plain),
+        };
+        let mut frame = Frame::request(request_code(code)?, &());
+        for (field, word) in pattern.iter().zip(words).filter(|(want, word)| want != word) {
+            self.put(&mut frame, field.trim_matches(['{', '}']), word);
+        }
+        for (name, field) in parameters.iter().filter_map(|text| text.split_once(':')) {
+            let (field, default) = match field.split_once('=') {
+                Some((field, default)) => (field, Some(default)),
+                None => (field, None),
+            };
+            if let Some(value) = args.get(name).or(default) {
+                self.put(&mut frame, field, value);
+            }
+        }
+        Ok(Asked::plain(NOBODY, frame).reading(reads))
     }
 
     /// Adds a field to a request; names get the scenario's suffix.
@@ -306,80 +264,6 @@ impl Play<'_> {
         Ok(frame.with_body(fastjson::encode(&members)))
     }
 
-    // ----------------------------------------------------------------------------------------------------- clients
-
-    pub(crate) async fn producer(&mut self, who: &str, args: &Args) -> Said<Outcome> {
-        let group_name = self.wire(args.get("group").unwrap_or("producers"));
-        let actor = self.actor(who);
-        actor.heartbeat.producer_data_set.push(ProducerData { group_name });
-        self.heartbeat(who).await
-    }
-
-    pub(crate) async fn consumer(&mut self, who: &str, args: &Args) -> Said<Outcome> {
-        let group_name = self.wire(args.get("group").ok_or("`group=` is missing")?);
-        let message_model = match args.get("model") {
-            Some("broadcasting") => MessageModel::Broadcasting,
-            Some("clustering") | None => MessageModel::Clustering,
-            Some(other) => return Err(unknown("message model", other)),
-        };
-        let consume_type = match args.get("type") {
-            Some("push") | None => ConsumeType::ConsumePassively,
-            Some("pull") => ConsumeType::ConsumeActively,
-            Some("pop") => ConsumeType::ConsumePop,
-            Some(other) => return Err(unknown("type of consumer", other)),
-        };
-        let consume_from_where = match args.get("from") {
-            Some("last") | None => ConsumeFromWhere::ConsumeFromLastOffset,
-            Some("first") => ConsumeFromWhere::ConsumeFromFirstOffset,
-            Some("timestamp") => ConsumeFromWhere::ConsumeFromTimestamp,
-            Some(other) => return Err(unknown("place to consume from", other)),
-        };
-        let mut subscription_data_set = self.subscriptions(args)?;
-        // as push consumers do of themselves
-        if message_model == MessageModel::Clustering
-            && consume_type == ConsumeType::ConsumePassively
-        {
-            let retry = SubscriptionData::parse(&names::retry_topic(&group_name), "*", "TAG");
-            subscription_data_set.extend(retry);
-        }
-        let data = ConsumerData {
-            consume_from_where,
-            consume_type,
-            group_name,
-            message_model,
-            subscription_data_set,
-            unit_mode: args.number("unit", false)?,
-        };
-        self.actor(who).heartbeat.consumer_data_set = vec![data];
-        self.heartbeat(who).await
-    }
-
-    /// Adds subscriptions to those of a consumer, or changes them.
-    pub(crate) async fn subscribe(&mut self, who: &str, args: &Args) -> Said<Outcome> {
-        let new = self.subscriptions(args)?;
-        let data = self.actor(who).heartbeat.consumer_data_set.first_mut();
-        let old = &mut data.ok_or_else(|| unknown("consumer", who))?.subscription_data_set;
-        old.retain(|old| new.iter().all(|new| new.topic != old.topic));
-        old.extend(new);
-        self.heartbeat(who).await
-    }
-
-    fn subscriptions(&mut self, args: &Args) -> Said<Vec<SubscriptionData>> {
-        let (expression, kind) = expression(args).unwrap_or_else(|| ("*".to_owned(), "TAG"));
-        self.last_version = self.stage.clock().now().max(self.last_version + 1);
-        let topics = args.get("topic").unwrap_or_default();
-        topics
-            .split(',')
-            .filter(|topic| !topic.is_empty())
-            .map(|topic| {
-                let mut data = SubscriptionData::parse(&self.wire(topic), &expression, kind)
-                    .ok_or_else(|| format!("`{expression}` is no subscription"))?;
-                data.sub_version = args.number("version", self.last_version)?;
-                Ok(data)
-            })
-            .collect()
-    }
-
     fn lock(&self, code: RequestCode, who: &str, topic: &str, queues: &[&str]) -> Said<Asked> {
         let actor = self.actors.get(who).ok_or_else(|| unknown("client", who))?;
         let queue = |queue: &&str| -> Said<MessageQueue> {
@@ -388,7 +272,7 @@ impl Play<'_> {
         };
         let body = LockBatch {
             client_id: actor.client_id.clone(),
-            consumer_group: consumer_group(actor)?.to_owned(),
+            consumer_group: actor.consumer_group()?.to_owned(),
             mq_set: queues.iter().map(queue).collect::<Said<_>>()?,
             only_this_broker: false,
         };
@@ -400,13 +284,7 @@ impl Play<'_> {
     fn send(&mut self, topic: &str, bodies: &[&str], args: &Args, how: Send) -> Said<Asked> {
         let now = self.stage.clock().now();
         let who = args.get("by").unwrap_or(NOBODY);
-        let group = match self.actors.get(who) {
-            Some(actor) if who != NOBODY => {
-                let data = actor.heartbeat.producer_data_set.first();
-                data.map_or_else(|| "producers".to_owned(), |data| data.group_name.clone())
-            }
-            _ => self.wire(args.get("group").unwrap_or("producers")),
-        };
+        let group = self.producer_group(who, args);
         let size = args.number("size", 0)?;
         let (mut wire_bodies, mut texts) = (Vec::new(), Vec::new());
         for body in bodies {
@@ -462,6 +340,15 @@ impl Play<'_> {
         Ok(Asked::plain(who, frame).reading(Reads::Sent(labels, topic.to_owned())))
     }
 
+    /// The group that a step names, or that its client produces in.
+    fn producer_group(&self, who: &str, args: &Args) -> String {
+        let of_client = self.actors.get(who).and_then(|actor| actor.producer_group());
+        match (args.get("group"), of_client) {
+            (None, Some(group)) => group.to_owned(),
+            (named, _) => self.wire(named.unwrap_or("producers")),
+        }
+    }
+
     fn message_properties(&mut self, args: &Args, group: &str, how: Send) -> String {
         self.unique_keys += 1;
         let loader =
@@ -495,7 +382,7 @@ impl Play<'_> {
         let topic = self.wire(&message["topic"]);
         let header = ConsumerSendMsgBack {
             offset: number(args.get("log").unwrap_or(&message["log"]))?,
-            group: group.as_deref().map_or_else(|| consumer_group(actor), Ok)?,
+            group: group.as_deref().map_or_else(|| actor.consumer_group(), Ok)?,
             delay_level: args.number("level", 0)?,
             origin_msg_id: message.get("unique").map(String::as_str),
             origin_topic: Some(&topic),
@@ -509,10 +396,7 @@ impl Play<'_> {
     fn end_transaction(&self, message: &str, verdict: i32, args: &Args) -> Said<Asked> {
         let who = args.get("by").unwrap_or(NOBODY);
         let message = self.known(message)?;
-        let group = match self.actors.get(who).and_then(|a| a.heartbeat.producer_data_set.first()) {
-            Some(data) => data.group_name.clone(),
-            None => self.wire(args.get("group").unwrap_or("producers")),
-        };
+        let group = self.producer_group(who, args);
         // the original answers no verdict that decides nothing
         let kind = if verdict == 0 { Kind::Oneway } else { Kind::Request };
         let mut frame = Frame::request(RequestCode::END_TRANSACTION, &());
@@ -543,11 +427,8 @@ impl Play<'_> {
         let (mut group, mut version) = (self.wire("readers"), 0);
         if let Some(who) = who {
             let actor = self.actors.get(who).ok_or_else(|| unknown("client", who))?;
-            group = consumer_group(actor)?.to_owned();
-            let data =
-                actor.heartbeat.consumer_data_set.iter().flat_map(|d| &d.subscription_data_set);
-            let known = data.clone().find(|data| data.topic == wire_topic);
-            version = known.map_or(0, |data| data.sub_version);
+            group = actor.consumer_group()?.to_owned();
+            version = actor.subscription(&wire_topic).map_or(0, |data| data.sub_version);
         } else if expression.is_none() {
             expression = Some(("*".to_owned(), SubscriptionData::TAG));
         }
@@ -587,20 +468,14 @@ impl Play<'_> {
     }
 
     fn query(&self, topic: &str, args: &Args) -> Said<Asked> {
-        let unique = args.get("unique").map(|message| {
-            self.known(message)
-                .ok()
-                .and_then(|message| message.get("unique"))
-                .cloned()
-                .unwrap_or_else(|| message.to_owned())
+        let unique = args.get("unique").map(|text| {
+            let of_message = self.known.get(text).and_then(|message| message.get("unique"));
+            of_message.map_or(text, String::as_str)
         });
         let topic = self.wire(topic);
         let header = QueryMessage {
             topic: &topic,
-            key: unique
-                .as_deref()
-                .or_else(|| args.get("key"))
-                .ok_or("`key=` or `unique=` is missing")?,
+            key: unique.or_else(|| args.get("key")).ok_or("`key=` or `unique=` is missing")?,
             max_num: args.number("max", 32)?,
             begin_timestamp: args.number("from", 0)?,
             end_timestamp: args.number("to", i64::MAX)?,
@@ -613,228 +488,6 @@ impl Play<'_> {
         }
         Ok(Asked::plain(NOBODY, frame).reading(Reads::Messages(args.label.clone())))
     }
-
-    // ----------------------------------------------------------------------------------------------------- answers
-
-    /// Reads an answer, and remembers the messages in it.
-    pub(crate) fn read(&mut self, reads: Reads, frame: &Frame) -> Said<Outcome> {
-        let code = frame.response_code();
-        let mut outcome = Outcome {
-            head: match code {
-                ResponseCode::SUCCESS => "ok".to_owned(),
-                code => code.name().map_or_else(|| code.to_string(), str::to_owned),
-            },
-            fields: self.header_fields(frame),
-            items: Vec::new(),
-        };
-        if code != ResponseCode::SUCCESS {
-            return Ok(outcome);
-        }
-        let body = frame.body_bytes();
-        match reads {
-            Reads::Plain => self.json_fields(&body, &mut outcome),
-            Reads::Value(field) => {
-                let value = outcome.fields.get(field).ok_or_else(|| format!("no `{field}`"))?;
-                outcome = Outcome { items: Outcome::value(value).items, ..outcome };
-            }
-            Reads::Sent(labels, topic) => self.remember_sent(&labels, &topic, &outcome.fields),
-            Reads::Messages(label) => {
-                outcome.items = self.messages(&body)?;
-                if let (Some(label), Some(item)) = (label, outcome.items.first()) {
-                    self.remember(label, item);
-                }
-            }
-            Reads::Locked => {
-                let list: LockBatchResponse =
-                    fastjson::decode(&body).map_err(|error| error.to_string())?;
-                let mut ids: Vec<i32> = list.lock_ok_mq_set.iter().map(|q| q.queue_id).collect();
-                ids.sort_unstable();
-                outcome = outcome.with_items(ids.iter().map(ToString::to_string));
-            }
-        }
-        Ok(outcome)
-    }
-
-    /// Reads what the server asked of a client.
-    pub(crate) fn read_pushed(&mut self, frame: &Frame) -> Said<Outcome> {
-        let mut outcome = Outcome { fields: self.header_fields(frame), ..Outcome::ok() };
-        let body = frame.body_bytes();
-        match frame.request_code() {
-            RequestCode::CHECK_TRANSACTION_STATE => {
-                outcome.items = self.messages(&body)?;
-                for item in &outcome.items {
-                    let known = self.known.entry(item.head.clone()).or_default();
-                    for (field, of_header) in
-                        [("offset", "tranStateTableOffset"), ("log", "commitLogOffset")]
-                    {
-                        let value = outcome.fields.get(of_header).cloned().unwrap_or_default();
-                        known.insert(field.to_owned(), value);
-                    }
-                    known.insert("checked".to_owned(), "true".to_owned());
-                }
-            }
-            RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT => {
-                let text = frame.ext.get("properties").unwrap_or_default();
-                outcome.items.push(Item {
-                    head: self.body_text(&body),
-                    fields: outcome.fields.clone(),
-                    properties: self.property_fields(text),
-                });
-            }
-            _ => self.json_fields(&body, &mut outcome),
-        }
-        Ok(outcome)
-    }
-
-    fn header_fields(&self, frame: &Frame) -> Fields {
-        let mut fields: Fields =
-            frame.ext.iter().map(|(name, value)| (name.to_owned(), self.shown(value))).collect();
-        for (short, long) in [
-            ("next", "nextBeginOffset"),
-            ("min", "minOffset"),
-            ("max", "maxOffset"),
-            ("queue", "queueId"),
-            ("handle", "recallHandle"),
-        ] {
-            if let Some(value) = fields.get(long) {
-                fields.insert(short.to_owned(), value.clone());
-            }
-        }
-        if let Some(value) = frame.ext.get("queueOffset") {
-            fields.insert("offset".to_owned(), value.to_owned());
-        }
-        if let Some(remark) = &frame.remark {
-            fields.insert("remark".to_owned(), self.shown(remark));
-        }
-        fields
-    }
-
-    /// Members of a JSON body by their path, as `a.b`; a list of plain values is the items.
-    fn json_fields(&self, body: &[u8], outcome: &mut Outcome) {
-        let Ok(value) = fastjson::decode::<fastjson::Value>(body) else {
-            // a list of properties, as of a configuration
-            for line in String::from_utf8_lossy(body).lines() {
-                if let Some((key, value)) = line.split_once('=') {
-                    outcome.fields.insert(key.trim().to_owned(), self.shown(value.trim()));
-                }
-            }
-            return;
-        };
-        self.flatten("", &value, outcome);
-    }
-
-    fn flatten(&self, path: &str, value: &fastjson::Value, outcome: &mut Outcome) {
-        use serde_json::Value;
-        let below =
-            |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-        match value {
-            Value::Object(members) => {
-                members.iter().for_each(|(key, value)| {
-                    self.flatten(&below(&self.shown(key)), value, outcome)
-                });
-            }
-            Value::Array(list) => {
-                for (at, value) in list.iter().enumerate() {
-                    if let Value::String(text) = value {
-                        let item = Item { head: self.shown(text), ..Item::default() };
-                        outcome.items.push(item);
-                    }
-                    self.flatten(&below(&at.to_string()), value, outcome);
-                }
-            }
-            Value::String(text) => {
-                outcome.fields.insert(path.to_owned(), self.shown(text));
-            }
-            Value::Null => {}
-            plain => {
-                outcome.fields.insert(path.to_owned(), plain.to_string());
-            }
-        }
-    }
-
-    /// Notes where the messages of a send lie, under their labels.
-    fn remember_sent(&mut self, labels: &[String], topic: &str, answer: &Fields) {
-        let ids = answer.get("msgId").cloned().unwrap_or_default();
-        let uniques = answer.get("transactionId").cloned().unwrap_or_default();
-        let mut uniques = uniques.split(',');
-        for (at, (label, id)) in labels.iter().zip(ids.split(',')).enumerate() {
-            let mut fields = Fields::new();
-            let mut put = |name: &str, value: String| drop(fields.insert(name.to_owned(), value));
-            put("topic", topic.to_owned());
-            put("id", id.to_owned());
-            if let Ok(id) = OffsetId::parse(id) {
-                put("log", id.log_offset.to_string());
-            }
-            put("unique", uniques.next().unwrap_or_default().to_owned());
-            put("queue", answer.get("queueId").cloned().unwrap_or_default());
-            if let Some(first) = answer.get("queueOffset").and_then(|text| text.parse::<i64>().ok())
-            {
-                put("offset", (first + at as i64).to_string());
-            }
-            if let Some(handle) = answer.get("recallHandle") {
-                put("handle", handle.clone());
-            }
-            self.known.insert(label.clone(), fields);
-        }
-    }
-
-    fn remember(&mut self, label: String, item: &Item) {
-        let mut fields = item.fields.clone();
-        fields.extend(
-            item.properties.get(name::UNIQ_KEY).map(|key| ("unique".to_owned(), key.clone())),
-        );
-        self.known.insert(label, fields);
-    }
-
-    /// The records of a body, each remembered by what it holds.
-    fn messages(&mut self, mut body: &[u8]) -> Said<Vec<Item>> {
-        let mut items = Vec::new();
-        while !body.is_empty() {
-            let record = Record::decode(body, CheckCrc::Yes).map_err(|error| error.to_string())?;
-            let item = self.message(&record);
-            body.advance(record.len as usize);
-            self.remember(item.head.clone(), &item);
-            items.push(item);
-        }
-        Ok(items)
-    }
-
-    fn message(&self, record: &Record<'_>) -> Item {
-        let host: SocketAddr = record.store_host;
-        let id = OffsetId { host, log_offset: record.numbers.log_offset };
-        let properties = self.property_fields(&record.properties);
-        let mut fields = Fields::new();
-        let mut put = |name: &str, value: String| drop(fields.insert(name.to_owned(), value));
-        put("topic", self.shown(record.topic));
-        put("queue", record.queue_id.to_string());
-        put("offset", record.numbers.queue_offset.to_string());
-        put("log", record.numbers.log_offset.to_string());
-        put("stored", record.numbers.stored_at.to_string());
-        put("born", record.born_at.to_string());
-        put("age", (record.numbers.stored_at - record.born_at).to_string());
-        put("attempt", record.reconsume_times.to_string());
-        put("flag", record.flag.to_string());
-        put("sys", record.sys_flag.to_string());
-        put("prepared", record.prepared_offset.to_string());
-        put("size", record.body.len().to_string());
-        put("id", id.to_string());
-        for (field, property) in
-            [("keys", name::KEYS), ("tags", name::TAGS), ("unique", name::UNIQ_KEY)]
-        {
-            if let Some(value) = properties.get(property) {
-                put(field, value.clone());
-            }
-        }
-        Item { head: self.body_text(record.body), fields, properties }
-    }
-
-    fn body_text(&self, body: &[u8]) -> String {
-        self.shown(String::from_utf8_lossy(body).trim_end_matches(PADDING))
-    }
-
-    fn property_fields(&self, text: &str) -> Fields {
-        properties::iter(text).map(|(name, value)| (name.to_owned(), self.shown(value))).collect()
-    }
 }
 
 /// How a message is sent.
@@ -845,17 +498,6 @@ enum Send {
     Batch,
     Half,
     Reply,
-}
-
-/// The subscription that a step names.
-fn expression(args: &Args) -> Option<(String, &'static str)> {
-    let tags = args.get("tags").map(|tags| (tags.to_owned(), SubscriptionData::TAG));
-    tags.or_else(|| args.get("sql").map(|sql| (sql.to_owned(), SubscriptionData::SQL92)))
-}
-
-fn consumer_group(actor: &Actor) -> Said<&str> {
-    let data = actor.heartbeat.consumer_data_set.first();
-    data.map(|data| data.group_name.as_str()).ok_or_else(|| "it is no consumer".to_owned())
 }
 
 /// Says whether a step changes nothing, so that it may be tried again.
