@@ -151,6 +151,7 @@ impl Spec {
                 format!("namesrvAddr=127.0.0.1:{}", self.ports.namesrv),
                 "autoCreateTopicEnable=true".to_owned(),
                 "enablePropertyFilter=true".to_owned(),
+                "recallMessageEnable=true".to_owned(),
                 "diskMaxUsedSpaceRatio=95".to_owned(),
                 format!("storePathRootDir={}", self.store.display()),
                 format!("storePathCommitLog={}/commitlog", self.store.display()),

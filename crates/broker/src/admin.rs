@@ -25,6 +25,7 @@ use crate::{
     api::{FindError, Found, TopicError},
     blocking,
     stats::{GroupStats, Span, Traffic},
+    timer::Timers,
 };
 
 /// Candidates of the index that one query by key reads (Java: `maxMsgsNumBatch`).
@@ -97,11 +98,13 @@ impl Broker {
         }
         put("EndTransactionQueueSize", "0".into());
         put("EndTransactionThreadPoolQueueCapacity", "0".into());
-        for timer in ["timerReadBehind", "timerOffsetBehind", "timerCongestNum"] {
-            put(timer, "0".into());
-        }
-        put("timerEnqueueTps", "0.0".into());
-        put("timerDequeueTps", "0.0".into());
+        let timers = inner.timers.as_ref();
+        let read_behind = timers.map_or(0, |timers| (now - timers.read_time(now)) / 1000);
+        put("timerReadBehind", read_behind.to_string());
+        put("timerOffsetBehind", timers.map_or(0, Timers::behind).to_string());
+        put("timerCongestNum", timers.map_or(0, Timers::waiting).to_string());
+        put("timerEnqueueTps", format!("{:?}", stats.timers_in.per_second(1)));
+        put("timerDequeueTps", format!("{:?}", stats.timers_out.per_second(1)));
         for ((offset, max), level) in inner.delay_levels.progress().into_iter().zip(1..) {
             put(&format!("scheduleMessageOffset_{level}"), format!("{offset},{max}"));
         }

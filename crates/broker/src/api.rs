@@ -109,6 +109,8 @@ pub struct Receipt {
     pub store_host: SocketAddr,
     /// The unique key of the message (empty for a batch); `transactionId` of the answer.
     pub unique_key: ByteString,
+    /// What cancels it, if it waits for a time of its own; see [`Recall`].
+    pub recall_handle: Option<ByteString>,
 }
 
 impl Receipt {
@@ -172,6 +174,25 @@ pub enum PublishError {
     TransactionForbidden {
         /// The broker's address.
         broker: String,
+    },
+    /// Timer messages are turned off. SYSTEM_ERROR.
+    #[error("accurate timer message is not enabled, timerWheelEnable is false")]
+    TimersOff,
+    /// The time of a timer message is no number, too far ahead, or, of a mark of deletion, past. MESSAGE_ILLEGAL.
+    #[error(
+        "timer message illegal, the delay time should not be bigger than the max delay {max_ms}ms; or if set del msg, the delay time should be bigger than the current time"
+    )]
+    IllegalTimer {
+        /// `timerMaxDelaySec`, in ms.
+        max_ms: i64,
+    },
+    /// Too many messages are due at that time; choose another. SYSTEM_ERROR.
+    #[error(
+        "timer message is under flow control, max num limit is {} or the current value is greater than {max} and less than {}, trigger random flow control", max * 2, max * 2
+    )]
+    SlotCrowded {
+        /// `timerCongestNumEachSlot`.
+        max: i64,
     },
     /// The message asks for something this broker does not do. SYSTEM_ERROR.
     #[error("{feature} are not supported by this broker yet; send the message without {property}")]
@@ -839,6 +860,48 @@ pub enum FindError {
     /// Reading the log failed. SYSTEM_ERROR.
     #[error("reading the log failed: {0}")]
     Store(String),
+}
+
+// ---------------------------------------------------------------------------------------------------------- recalling
+
+/// A producer cancels a timer message.
+#[derive(Debug, Clone)]
+pub struct Recall {
+    /// The producer's group, if it says one.
+    pub group: Option<ByteString>,
+    /// The topic that the message is meant for.
+    pub topic: ByteString,
+    /// What the answer to its send said.
+    pub handle: ByteString,
+}
+
+/// Why a message was not recalled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecallError {
+    /// `recallMessageEnable` is false. NO_PERMISSION.
+    #[error("recall failed, operation is forbidden")]
+    Forbidden,
+    /// The broker takes no sends. SERVICE_NOT_AVAILABLE.
+    #[error("recall failed, broker service not available")]
+    NotNow,
+    /// TOPIC_NOT_EXIST.
+    #[error("recall failed, the topic[{0}] not exist")]
+    UnknownTopic(ByteString),
+    /// ILLEGAL_OPERATION.
+    #[error(transparent)]
+    InvalidHandle(#[from] wire::recall::BadHandle),
+    /// The handle is one of another topic. ILLEGAL_OPERATION.
+    #[error("recall failed, topic not match")]
+    OtherTopic,
+    /// The handle is one of another broker. ILLEGAL_OPERATION.
+    #[error("recall failed, broker service not available")]
+    OtherBroker,
+    /// The message's time is past, or further ahead than any may be. ILLEGAL_OPERATION.
+    #[error("recall failed, timestamp invalid")]
+    InvalidTime,
+    /// The mark could not be stored. SYSTEM_ERROR.
+    #[error("recall failed, execute error: {0}")]
+    Publish(PublishError),
 }
 
 // ---------------------------------------------------------------------------------------------------------- sending back

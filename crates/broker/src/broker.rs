@@ -46,6 +46,7 @@ use crate::{
     parked::Parked,
     saved::Saved,
     stats::{SAMPLE_PERIOD, Stats},
+    timer::{TimerMetrics, Timers},
     topics::Topics,
     unique_key::UniqueKeys,
 };
@@ -74,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) locks: Locks,
     pub(crate) parked: Parked,
     pub(crate) delay_levels: DelayLevels,
+    /// None with `timerWheelEnable=false`.
+    pub(crate) timers: Option<Timers>,
     pub(crate) stats: Stats,
     pub(crate) unique_keys: UniqueKeys,
     /// The properties that the broker adds to each message: cluster, region, trace.
@@ -143,6 +146,9 @@ pub enum OpenError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// The files of the timers do not fit, or cannot be read.
+    #[error("the timers cannot be opened: {0}")]
+    Timers(#[from] store::OpenError),
 }
 
 impl Broker {
@@ -182,6 +188,7 @@ impl Broker {
                 &options,
                 &store,
             ),
+            timers: Timers::open(&store, &options, table(&store, &env, "timermetrics")?)?,
             stats: Stats::default(),
             unique_keys: UniqueKeys::new(options.store_host.ip(), env.fork_rng()),
             own_properties,
@@ -246,7 +253,8 @@ impl Broker {
         let inner = &*self.inner;
         let (now, time) = (inner.env.clock.now(), inner.env.clock.monotonic());
         let due = self.due().take(time, &inner.options.read());
-        let is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
+        let mut is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
+        is_more |= self.are_timers_due(now) && self.tick_timers();
         if due.clients {
             inner.clients.tick(time, &inner.options.read(), &inner.groups);
         }
@@ -282,6 +290,12 @@ impl Broker {
         self.due().is_any(inner.env.clock.monotonic())
             || !self.is_saved()
             || inner.delay_levels.is_any_due(inner.env.clock.now())
+            || self.are_timers_due(inner.env.clock.now())
+    }
+
+    fn are_timers_due(&self, now: env::Millis) -> bool {
+        let synced = self.inner.store.marks().synced.get();
+        self.inner.timers.as_ref().is_some_and(|timers| timers.is_work_due(now, synced))
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {
@@ -296,6 +310,7 @@ impl Broker {
         let _ = inner.groups.catalog().sync();
         inner.delay_levels.flush(&inner.store, inner.env.clock.now());
         self.flush_offsets();
+        self.close_timers();
         self.flush_filters();
     }
 
@@ -330,6 +345,9 @@ impl Broker {
         inner.topics.catalog().change(|_| ());
         inner.groups.catalog().change(|_| ());
         inner.delay_levels.write_again();
+        if let Some(timers) = &inner.timers {
+            timers.write_again();
+        }
         inner.offset_table.update(|_| ());
         inner.offset_table.flush();
         inner.filters.write_again();
@@ -392,6 +410,17 @@ impl Broker {
     /// Returns how far each delay level is delivered (GET_ALL_DELAY_OFFSET).
     pub fn delay_offsets(&self) -> Arc<DelayOffsetTable> {
         self.inner.delay_levels.table()
+    }
+
+    /// Returns how far the timers have come, as `timercheck` says it (GET_TIMER_CHECK_POINT); none with
+    /// `timerWheelEnable=false`.
+    pub fn timer_checkpoint(&self) -> Option<[u8; store::timer::checkpoint::JAVA_BYTES]> {
+        self.inner.timers.as_ref().map(Timers::checkpoint)
+    }
+
+    /// Returns how many timer messages wait, by topic (GET_TIMER_METRICS); none with `timerWheelEnable=false`.
+    pub fn timer_metrics(&self) -> Option<Arc<TimerMetrics>> {
+        self.inner.timers.as_ref().map(Timers::metrics)
     }
 
     /// Returns the queue of a topic, if both exist.
@@ -520,6 +549,9 @@ impl Broker {
             inner.topics.delete(&topic)?;
             inner.offsets.remove_topic(&topic);
             inner.stats.forget(|_, counted| *counted == *topic);
+            if let Some(timers) = &inner.timers {
+                timers.forget(&topic);
+            }
             inner
                 .store
                 .remove_topic(&topic)

@@ -88,6 +88,13 @@ const KEYS: &[Key] = keys! {
     live "filterSupportRetry" filter_support_retry Bool;
     live "filterDataCleanTimeSpan" filter_data_clean_time_span 0..=i64::MAX;
     live "rejectPullConsumerEnable" reject_pull_consumer_enable Bool;
+    live "timerMaxDelaySec" timer_max_delay_sec 1..=i32::MAX;
+    live "timerCongestNumEachSlot" timer_congest_num_each_slot 1..=i32::MAX;
+    live "timerStopEnqueue" timer_stop_enqueue Bool;
+    live "timerStopDequeue" timer_stop_dequeue Bool;
+    live "timerSkipUnknownError" timer_skip_unknown_error Bool;
+    live "recallMessageEnable" recall_message_enable Bool;
+    live "allowRecallWhenBrokerNotWriteable" allow_recall_when_broker_not_writeable Bool;
     live "slaveReadEnable" slave_read_enable Bool;
     live "maxTransferBytesOnMessageInMemory" transfer_bytes_in_memory_max 1..=16_000_000;
     live "maxTransferCountOnMessageInMemory" transfer_count_in_memory_max 1..=100_000;
@@ -113,6 +120,12 @@ const KEYS: &[Key] = keys! {
     fixed "syncFlushTimeout" sync_flush_timeout;
     fixed "expectConsumerNumUseFilter" expect_consumer_num_use_filter;
     fixed "maxErrorRateOfBloomFilter" max_error_rate_of_bloom_filter;
+    fixed "timerWheelEnable" timer_wheel_enable;
+    fixed "timerPrecisionMs" timer_precision_ms;
+    fixed "timerRollWindowSlot" timer_roll_window_slot;
+    fixed "timerFlushIntervalMs" timer_flush_interval_ms;
+    fixed "mappedFileSizeTimerLog" mapped_file_size_timer_log;
+    fixed "appendTopicForTimerDeleteKey" append_topic_for_timer_delete_key;
     fixed "topicsMax" topics_max;
     fixed "topicQueuesMax" topic_queues_max;
     fixed "groupsMax" groups_max;

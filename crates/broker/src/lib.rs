@@ -12,8 +12,10 @@ pub mod filter;
 mod parked;
 mod publish;
 mod pull;
+mod recall;
 mod retry;
 mod sift;
+mod timer;
 
 mod attributes;
 mod clients;
@@ -36,6 +38,7 @@ pub use config::{KeepConfig, Kept, live_keys};
 pub use delay::DelayOffsetTable;
 pub use options::{DELAY_LEVELS, Options, parse_delay_levels};
 pub use store::Boundary;
+pub use timer::TimerMetrics;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -57,6 +57,33 @@ pub struct Options {
     /// `flushDelayOffsetInterval`: how often `delayOffset.json` is written, ms.
     pub flush_delay_offset_interval: u64,
 
+    /// `timerWheelEnable`: serve messages that are due at a time of their own.
+    pub timer_wheel_enable: bool,
+    /// `timerMaxDelaySec`: how far ahead such a time may lie, s.
+    pub timer_max_delay_sec: i32,
+    /// `timerPrecisionMs`: span of a slot of the timer wheel, ms.
+    pub timer_precision_ms: i64,
+    /// `timerRollWindowSlot`: how many slots ahead a message is put at most before it goes back to the timer topic.
+    pub timer_roll_window_slot: i32,
+    /// `timerFlushIntervalMs`: how often the timers are saved, ms.
+    pub timer_flush_interval_ms: u64,
+    /// `timerCongestNumEachSlot`: messages of one slot above which some are refused, and all above twice as many.
+    pub timer_congest_num_each_slot: i32,
+    /// `timerStopEnqueue`: leave new timer messages in their topic.
+    pub timer_stop_enqueue: bool,
+    /// `timerStopDequeue`: leave due timer messages in their slots.
+    pub timer_stop_dequeue: bool,
+    /// `timerSkipUnknownError`: pass over timer messages that cannot be read, instead of trying again.
+    pub timer_skip_unknown_error: bool,
+    /// `mappedFileSizeTimerLog`: bytes of a timer log file.
+    pub mapped_file_size_timer_log: u64,
+    /// `recallMessageEnable`: let producers cancel timer messages.
+    pub recall_message_enable: bool,
+    /// `allowRecallWhenBrokerNotWriteable`: also without write permission.
+    pub allow_recall_when_broker_not_writeable: bool,
+    /// `appendTopicForTimerDeleteKey`: a mark of deletion names its message by topic and key instead of the key.
+    pub append_topic_for_timer_delete_key: bool,
+
     /// `longPollingEnable`: hold a pull that finds nothing.
     pub long_polling_enable: bool,
     /// `shortPollingTimeMills`: how long it is held otherwise, ms.
@@ -154,6 +181,19 @@ impl Default for Options {
             delay_levels: parse_delay_levels(DELAY_LEVELS)
                 .expect("the default levels are well formed"),
             flush_delay_offset_interval: 10_000,
+            timer_wheel_enable: true,
+            timer_max_delay_sec: 259_200,
+            timer_precision_ms: 1_000,
+            timer_roll_window_slot: 172_800,
+            timer_flush_interval_ms: 1_000,
+            timer_congest_num_each_slot: i32::MAX,
+            timer_stop_enqueue: false,
+            timer_stop_dequeue: false,
+            timer_skip_unknown_error: false,
+            mapped_file_size_timer_log: 100 << 20,
+            recall_message_enable: false,
+            allow_recall_when_broker_not_writeable: true,
+            append_topic_for_timer_delete_key: false,
             long_polling_enable: true,
             short_polling_time: 1_000,
             lite_pull_message_enable: true,

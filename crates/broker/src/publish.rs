@@ -14,6 +14,7 @@ use wire::{
     code::version,
     names::{self, perm, system_flag},
     properties::{self, name},
+    recall::RecallHandle,
     record::Message,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     api::{
         Caller, Needs, Payload, Publish, PublishAnswers, PublishError, PublishRun, Receipt, Ticket,
     },
+    timer::{Delay, Place},
     topics::{Topic, TopicOrigin},
 };
 
@@ -160,7 +162,7 @@ impl Broker {
             && let Some(dead) = self.dead_letters_for(cx, options, &item)?
         {
             (topic, queue_id) = (dead, fastrand::i32(0..DLQ_QUEUES));
-            seen.delay_level = 0;
+            seen.delay.level = 0;
         }
         if topic.is_compacted() && !seen.has_keys {
             return Err(PublishError::IllegalMessage("Required message key is missing".into()));
@@ -176,11 +178,9 @@ impl Broker {
             }
         };
         text.push_str(&self.inner.own_properties);
-        let told_queue_id = queue_id;
-        if seen.delay_level > 0 {
-            (topic, queue_id) =
-                self.postpone(&topic.name, queue_id, seen.delay_level, &mut text)?;
-        }
+        let told = (topic.name.clone(), queue_id);
+        let place = self.defer(options, topic, queue_id, &seen.delay, &mut text)?;
+        let Place { topic, queue_id, slot } = place;
         if text.len() > properties::LEN_MAX {
             return Err(PublishError::properties_too_long(text.len()));
         }
@@ -188,7 +188,18 @@ impl Broker {
         let message = template.fill(&topic.name, queue_id, item.flag, body.clone(), text.into());
         let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
         let needs = needs(options, seen.waits);
-        let receipt = unnumbered(options, told_queue_id, unique_key);
+        let (real_topic, told_queue_id) = told;
+        let mut receipt = unnumbered(options, told_queue_id, unique_key);
+        if let Some(slot) = slot.filter(|_| !real_topic.starts_with(names::RETRY_PREFIX)) {
+            let handle = RecallHandle {
+                topic: real_topic.into(),
+                broker: options.broker_name.clone(),
+                // One more than the slot's, so that it falls into that slot again.
+                time: (slot + 1).to_string(),
+                unique_key: receipt.unique_key.to_string(),
+            };
+            receipt.recall_handle = Some(handle.encode().into());
+        }
         Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes }))
     }
 
@@ -223,7 +234,7 @@ impl Broker {
         seen: &Seen<'_>,
     ) -> Result<(), PublishError> {
         // Clients before 4.6.1 send half messages back with the property still set.
-        let is_sent_back = item.reconsume_times > 0 && seen.delay_level > 0;
+        let is_sent_back = item.reconsume_times > 0 && seen.delay.level > 0;
         if (seen.is_transactional && !is_sent_back)
             || item.sys_flag & system_flag::TRANSACTION_PREPARED != 0
         {
@@ -234,13 +245,6 @@ impl Broker {
             return Err(PublishError::Unsupported {
                 feature: "transactional messages",
                 property: name::TRAN_MSG,
-            });
-        }
-        let now = || self.inner.env.clock.now();
-        if seen.delay_level <= 0 && seen.timer.is_some_and(|due| due.is_after(now())) {
-            return Err(PublishError::Unsupported {
-                feature: "messages with a delivery time of their own",
-                property: "TIMER_DELAY_SEC, TIMER_DELAY_MS or TIMER_DELIVER_MS",
             });
         }
         Ok(())
@@ -322,7 +326,7 @@ impl Broker {
     }
 }
 
-fn needs(options: &Options, waits: bool) -> Needs {
+pub(crate) fn needs(options: &Options, waits: bool) -> Needs {
     if options.sync_flush && waits { Needs::Synced } else { Needs::Written }
 }
 
@@ -334,6 +338,7 @@ fn unnumbered(options: &Options, queue_id: i32, unique_key: ByteString) -> Recei
         log_offsets: SmallVec::new(),
         store_host: options.store_host,
         unique_key,
+        recall_handle: None,
     }
 }
 
@@ -380,24 +385,7 @@ struct Seen<'a> {
     waits: bool,
     has_keys: bool,
     is_transactional: bool,
-    delay_level: i32,
-    timer: Option<Timer>,
-}
-
-/// When a timer message is due, as it says; a number that is none makes it due never.
-#[derive(Clone, Copy)]
-enum Timer {
-    In(i64),
-    At(i64),
-}
-
-impl Timer {
-    fn is_after(self, now: i64) -> bool {
-        match self {
-            Timer::In(delay) => delay > 0,
-            Timer::At(time) => time > now,
-        }
-    }
+    delay: Delay<'a>,
 }
 
 impl<'a> Seen<'a> {
@@ -408,29 +396,21 @@ impl<'a> Seen<'a> {
             waits: true,
             has_keys: false,
             is_transactional: false,
-            delay_level: 0,
-            timer: None,
+            delay: Delay::default(),
         };
         for (name, value) in properties::iter(properties) {
+            seen.delay.note(name, value);
             match name {
                 name::WAIT => {
                     seen.waits = says_true(value);
                     continue;
                 }
-                name::DELAY => {
-                    seen.delay_level = value.parse().unwrap_or(0);
+                name::DELAY | name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => {
                     continue;
                 }
-                name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => continue,
                 name::UNIQ_KEY => seen.unique_key = Some(value),
                 name::KEYS => seen.has_keys = !value.trim().is_empty(),
                 name::TRAN_MSG => seen.is_transactional = says_true(value),
-                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS => {
-                    seen.timer = Some(Timer::In(value.parse().unwrap_or(i64::MAX)));
-                }
-                name::TIMER_DELIVER_MS => {
-                    seen.timer = Some(Timer::At(value.parse().unwrap_or(i64::MAX)));
-                }
                 _ => {}
             }
             out.push_str(name);

@@ -135,6 +135,7 @@ impl Broker {
                 log_offsets: stored.log_offsets,
                 store_host,
                 unique_key: unique_key.unwrap_or_default(),
+                recall_handle: None,
             },
         }))
     }

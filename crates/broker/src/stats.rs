@@ -157,6 +157,9 @@ pub(crate) struct Stats {
     pub(crate) missed: Traffic,
     /// Messages that were read and that a filter did not let through.
     pub(crate) filtered: Traffic,
+    /// Timer messages that were given a slot, and that left it.
+    pub(crate) timers_in: Traffic,
+    pub(crate) timers_out: Traffic,
     groups: RwLock<HashMap<ByteString, HashMap<ByteString, Arc<GroupStats>>>>,
     mornings: Mutex<Mornings>,
     samples: AtomicU64,
@@ -197,7 +200,8 @@ impl Stats {
         topics: impl IntoIterator<Item = &'t TopicStats>,
     ) {
         let number = self.samples.fetch_add(1, Ordering::Relaxed) + 1;
-        for own in [&self.put, &self.got, &self.found, &self.missed] {
+        let messages = [&self.put, &self.got, &self.found, &self.missed];
+        for own in messages.into_iter().chain([&self.timers_in, &self.timers_out]) {
             own.sample(number, OWN_SAMPLES);
         }
         self.note_morning(now.div_euclid(86_400_000));

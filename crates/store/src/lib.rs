@@ -18,6 +18,7 @@ mod retention;
 pub mod segments;
 mod status;
 mod table;
+pub mod timer;
 pub mod views;
 
 use std::{
@@ -28,6 +29,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -77,6 +79,7 @@ pub(crate) struct Inner {
     keeper: Mutex<Keeper>,
     keeper_wake: Wake,
     lock: Mutex<Option<Box<dyn DirLock>>>,
+    last_stop: LastStop,
 }
 
 impl Store {
@@ -126,6 +129,12 @@ impl Store {
         self.0.log.append(run)
     }
 
+    /// As [`Store::append`], but once an entry is refused for now, so is every one that follows it: who tries again keeps
+    /// the order.
+    pub fn append_in_order(&self, run: &[Entry]) -> Outcomes {
+        self.0.log.append_in_order(run)
+    }
+
     /// Gets what was appended written: by this thread if that is quick, else by the writer thread.
     pub fn drive(&self) {
         self.0.log.drive();
@@ -155,6 +164,21 @@ impl Store {
     /// As [`Store::try_record_at`], waiting for the device if need be: to be called on a thread that may.
     pub fn record_at_blocking(&self, at: u64) -> Result<Bytes, Fault> {
         self.0.log.record_at(at, Wait::Allowed)?.ok_or(Fault::OutOfRange(at))
+    }
+
+    /// Writes and syncs what was appended, on this thread; `false` if the disk is full or the log poisoned.
+    pub fn sync_blocking(&self) -> bool {
+        self.0.log.write_all() && self.0.log.sync()
+    }
+
+    /// Returns the age at which retention may let a record go (`fileReservedTime`).
+    pub fn file_reserved_time(&self) -> Duration {
+        self.0.options.file_reserved_time
+    }
+
+    /// Says how the last owner of the directory left it.
+    pub fn last_stop(&self) -> LastStop {
+        self.0.last_stop
     }
 
     /// Returns the directory in which tables lie.

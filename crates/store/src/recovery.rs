@@ -115,6 +115,7 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
         keeper: Mutex::new(Keeper::new(&options, &env.clock, Durable::default())),
         keeper_wake: Wake::new(),
         lock: Mutex::new(Some(dir_lock)),
+        last_stop,
         options,
         env,
     };

@@ -16,6 +16,7 @@ pub mod header;
 pub mod id;
 pub mod names;
 pub mod properties;
+pub mod recall;
 pub mod record;
 
 mod scan;

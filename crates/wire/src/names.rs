@@ -164,11 +164,13 @@ pub fn is_system_topic(topic: &str) -> bool {
     topic.starts_with(SYSTEM_TOPIC_PREFIX) || SYSTEM_TOPICS.contains(&topic)
 }
 
-/// Whether clients are refused to send to the topic.
+/// Whether clients are refused to send to the topic. The original lets them send to [`TIMER_TOPIC`], and stops its timers
+/// at what is no timer message there.
 pub fn is_send_forbidden(topic: &str) -> bool {
     matches!(
         topic,
         SCHEDULE_TOPIC
+            | TIMER_TOPIC
             | TRANS_HALF_TOPIC
             | TRANS_OP_HALF_TOPIC
             | TRANS_CHECK_MAX_TIME_TOPIC

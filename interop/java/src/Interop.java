@@ -83,6 +83,10 @@ public final class Interop {
         if (litePull != null) {
             check(only, "lite pull", () -> ((Body) litePull.getDeclaredConstructor().newInstance()).run());
         }
+        Class<?> timers = optional("Timers");
+        if (timers != null) {
+            check(only, "timers", () -> ((Body) timers.getDeclaredConstructor().newInstance()).run());
+        }
         if (Boolean.getBoolean("interop.vip")) {
             check(only, "vip channel", Interop::vipChannel);
         }

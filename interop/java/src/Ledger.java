@@ -14,6 +14,7 @@ import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.client.producer.TransactionListener;
 import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
@@ -25,6 +26,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * read TOPIC...              prints the same fields, and those of the record, of every message there is
  * keys TOPIC KEY...          prints the same for what the key index finds
  * consume TOPIC GROUP COUNT  consumes with a group until COUNT came, prints them, and commits
+ * schedule TOPIC PREFIX COUNT GAP  sends COUNT messages that are due GAP ms after each other, and prints topic, key and time of
+ *                            each acknowledged one
  * fill                       one of each kind of record, for the committed stores
  */
 public final class Ledger {
@@ -44,6 +47,9 @@ public final class Ledger {
                 break;
             case "consume":
                 consume(args[1], args[2], Integer.parseInt(args[3]));
+                break;
+            case "schedule":
+                schedule(args[1], args[2], Integer.parseInt(args[3]), Integer.parseInt(args[4]));
                 break;
             case "fill":
                 fill();
@@ -75,6 +81,22 @@ public final class Ledger {
                 return;
             }
         }
+    }
+
+    private static void schedule(String topic, String prefix, int count, int gap) throws Exception {
+        Interop.producer = Interop.producer("ledger");
+        Interop.create(topic);
+        long now = System.currentTimeMillis();
+        for (int i = 1; i <= count; i++) {
+            long due = now + (long) i * gap;
+            String key = prefix + "-" + i;
+            Message message = new Message(topic, "timed", key, Interop.text("due " + due));
+            MessageAccessor.putProperty(message, "TIMER_DELIVER_MS", "" + due);
+            if (Interop.producer.send(message).getSendStatus() == SendStatus.SEND_OK) {
+                System.out.println(String.join("\t", topic, key, "" + due));
+            }
+        }
+        System.out.flush();
     }
 
     private static void acknowledge(String topic, String prefix, int i) throws Exception {

@@ -57,6 +57,24 @@ impl<T: TryFrom<i64> + Display> Form<T> for Int {
     }
 }
 
+/// One of some numbers.
+pub(super) struct OneOf(pub(super) &'static [i64]);
+
+impl Form<i64> for OneOf {
+    fn parse(&self, text: &str) -> Option<i64> {
+        text.parse().ok().filter(|value| self.0.contains(value))
+    }
+
+    fn show(&self, value: &i64) -> String {
+        value.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        let values: Vec<String> = self.0.iter().map(i64::to_string).collect();
+        format!("one of {}", values.join(", "))
+    }
+}
+
 /// A span of time as a number of some unit, within bounds.
 pub(super) struct Span(pub(super) Unit, pub(super) u64, pub(super) u64);
 

@@ -4,7 +4,7 @@
 use super::{
     Settings,
     form::{
-        Bool, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, Path, Port, Span, Text,
+        Bool, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, OneOf, Path, Port, Span, Text,
         Unit::{Hours, Millis, Seconds},
         Words,
     },
@@ -114,6 +114,19 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "filterDataCleanTimeSpan" broker.filter_data_clean_time_span = Int(0, i64::MAX), "Milliseconds that the condition of a group that is gone is kept.";
     RocketMq "expectConsumerNumUseFilter" broker.expect_consumer_num_use_filter = Int(1, 100_000), "Groups with a condition on one topic, for which those notes are sized.";
     RocketMq "maxErrorRateOfBloomFilter" broker.max_error_rate_of_bloom_filter = Int(1, 99), "Percent of messages that they let through for nothing with that many.";
+    Common "timerWheelEnable" broker.timer_wheel_enable = Bool, "Serves messages that are due at a time of their own.";
+    Common "timerMaxDelaySec" broker.timer_max_delay_sec = Int(1, INT_MAX), "Seconds that such a time may lie ahead.";
+    RocketMq "timerPrecisionMs" broker.timer_precision_ms = OneOf(&[100, 200, 500, 1000]), "Milliseconds of a slot of the timer wheel; that of a wheel in which messages wait.";
+    RocketMq "timerRollWindowSlot" broker.timer_roll_window_slot = Int(2, 604_740), "Slots ahead that a message is put at most before it goes back to the timer topic; two thirds of `fileReservedTime` at most in effect.";
+    RocketMq "timerFlushIntervalMs" broker.timer_flush_interval_ms = Int(1, DAY_MS as i64), "Milliseconds between saves of the timers.";
+    RocketMq "timerCongestNumEachSlot" broker.timer_congest_num_each_slot = Int(1, INT_MAX), "Messages of one slot above which some are refused, and all above twice as many.";
+    RocketMq "timerStopEnqueue" broker.timer_stop_enqueue = Bool, "Leaves new timer messages in their topic.";
+    RocketMq "timerStopDequeue" broker.timer_stop_dequeue = Bool, "Leaves due timer messages in their slots.";
+    RocketMq "timerSkipUnknownError" broker.timer_skip_unknown_error = Bool, "Passes over timer messages that cannot be read, instead of trying again.";
+    RocketMq "mappedFileSizeTimerLog" broker.mapped_file_size_timer_log = Int(4_096, INT_MAX), "Bytes of a timer log file; that of the files there are.";
+    Common "recallMessageEnable" broker.recall_message_enable = Bool, "Lets producers cancel timer messages.";
+    RocketMq "allowRecallWhenBrokerNotWriteable" broker.allow_recall_when_broker_not_writeable = Bool, "Also while the broker takes no sends.";
+    RocketMq "appendTopicForTimerDeleteKey" broker.append_topic_for_timer_delete_key = Bool, "A mark of deletion names its message by topic and key; either is understood.";
     RocketMq "longPollingEnable" broker.long_polling_enable = Bool, "Holds a pull that finds nothing for as long as the client asks.";
     RocketMq "shortPollingTimeMills" broker.short_polling_time = Int(0, DAY_MS as i64), "Milliseconds to hold it otherwise.";
     RocketMq "litePullMessageEnable" broker.lite_pull_message_enable = Bool, "Serves lite pulls.";
@@ -212,6 +225,9 @@ pub(crate) fn refusal(name: &str, value: &str) -> Option<&'static str> {
     match name {
         "storeType" if value.split(';').any(|kind| kind.trim() != "default") => Some(ROCKSDB),
         "configManagerVersion" if value != "v1" => Some(ROCKSDB),
+        "timerWheelSnapshotFlush" if on => {
+            Some("snapshots of the timer wheel are not read here; let 5.5.0 stop once with it off")
+        }
         "timerRocksDBEnable"
         | "transRocksDBEnable"
         | "indexRocksDBEnable"

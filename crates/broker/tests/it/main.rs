@@ -7,5 +7,6 @@ mod model;
 mod publish;
 mod pull;
 mod sql92;
+mod timer;
 mod topics;
 mod world;

@@ -99,7 +99,6 @@ fn what_a_send_may_not_do_is_refused_with_cause_and_cure() {
         with("TRAN_MSG\u{1}true\u{2}"),
         "transactional messages are not supported",
     );
-    check_refused(&world, with("TIMER_DELAY_SEC\u{1}5\u{2}"), "delivery time");
     let retry = Publish { payload: batch(&["a"]), ..to("%RETRY%g") };
     check_refused(&world, retry, "does not support retry group");
     let world = World::with(|options| options.start_accept_send_at = i64::MAX);

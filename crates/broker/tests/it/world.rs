@@ -16,7 +16,7 @@ use broker::{Broker, Options, api::*};
 use bytes::{Bytes, BytesMut};
 use env::{
     Env,
-    sim::{SimClock, SimDisk},
+    sim::{Crash, SimClock, SimDisk},
 };
 use store::Store;
 use wire::{
@@ -31,6 +31,7 @@ pub(crate) struct World {
     pub(crate) clock: SimClock,
     pub(crate) store: Store,
     pub(crate) broker: Broker,
+    pub(crate) disk: SimDisk,
     env: Env,
     options: Options,
 }
@@ -42,12 +43,27 @@ impl World {
 
     pub(crate) fn with(change: impl FnOnce(&mut Options)) -> World {
         let clock = SimClock::new(START);
-        let disk = Arc::new(SimDisk::new(7, clock.clone()));
-        let env = Env::new(clock.clone().into(), disk, fastrand::Rng::with_seed(7));
+        let disk = SimDisk::new(7, clock.clone());
+        World::on(clock, disk, change)
+    }
+
+    /// A world on a disk that fails in its own way.
+    pub(crate) fn on(clock: SimClock, disk: SimDisk, change: impl FnOnce(&mut Options)) -> World {
+        let rng = fastrand::Rng::with_seed(7);
+        let env = Env::new(clock.clone().into(), Arc::new(disk.clone()), rng);
         let mut options = Options { broker_name: "b".into(), ..Options::default() };
         change(&mut options);
         let (store, broker) = open(&env, &options);
-        World { clock, store, broker, env, options }
+        World { clock, store, broker, disk, env, options }
+    }
+
+    /// Ends everything as `crash` does, and opens what is left.
+    pub(crate) fn crash(self, crash: Crash) -> World {
+        let World { clock, store, broker, disk, env, options } = self;
+        drop((broker, store));
+        disk.crash(crash);
+        let (store, broker) = open(&env, &options);
+        World { clock, store, broker, disk, env, options }
     }
 
     /// Stops everything cleanly and opens it again.
@@ -57,7 +73,7 @@ impl World {
 
     /// The same, with other options from then on.
     pub(crate) fn restart_with(self, change: impl FnOnce(&mut Options)) -> World {
-        let World { clock, store, broker, env, mut options } = self;
+        let World { clock, store, broker, disk, env, mut options } = self;
         change(&mut options);
         store.step_all();
         broker.shutdown();
@@ -65,7 +81,7 @@ impl World {
         store.shutdown().expect("a healthy disk");
         drop(store);
         let (store, broker) = open(&env, &options);
-        World { clock, store, broker, env, options }
+        World { clock, store, broker, disk, env, options }
     }
 
     /// Sends one message and lets it become visible.

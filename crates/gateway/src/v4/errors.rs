@@ -5,8 +5,8 @@
 
 use broker::api::{
     ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, LockError,
-    NotSaved, OffsetError, PublishError, PullError, ResetError, SendBackError, SubscriptionError,
-    TooManyQueues, TopicError,
+    NotSaved, OffsetError, PublishError, PullError, RecallError, ResetError, SendBackError,
+    SubscriptionError, TooManyQueues, TopicError,
 };
 use bytestring::ByteString;
 use store::Fault;
@@ -81,10 +81,14 @@ fn publish_code(error: &PublishError) -> ResponseCode {
         }
         PublishError::UnknownTopic(_) => ResponseCode::TOPIC_NOT_EXIST,
         PublishError::UnknownGroup(_) => ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
-        PublishError::IllegalMessage(_) => ResponseCode::MESSAGE_ILLEGAL,
-        PublishError::Unsupported { .. } | PublishError::NotYet(_) | PublishError::Full(_) => {
-            ResponseCode::SYSTEM_ERROR
+        PublishError::IllegalMessage(_) | PublishError::IllegalTimer { .. } => {
+            ResponseCode::MESSAGE_ILLEGAL
         }
+        PublishError::TimersOff
+        | PublishError::SlotCrowded { .. }
+        | PublishError::Unsupported { .. }
+        | PublishError::NotYet(_)
+        | PublishError::Full(_) => ResponseCode::SYSTEM_ERROR,
         PublishError::Busy { .. } => ResponseCode::SYSTEM_BUSY,
         PublishError::DiskFull | PublishError::Stopped => ResponseCode::SERVICE_NOT_AVAILABLE,
     }
@@ -190,6 +194,17 @@ refusal!(ConfigError, |error| match &error {
 
 refusal!(FindError, |error| match &error {
     FindError::NotAt(_) | FindError::Store(_) => ResponseCode::SYSTEM_ERROR,
+});
+
+refusal!(RecallError, |error| match &error {
+    RecallError::Forbidden => ResponseCode::NO_PERMISSION,
+    RecallError::NotNow => ResponseCode::SERVICE_NOT_AVAILABLE,
+    RecallError::UnknownTopic(_) => ResponseCode::TOPIC_NOT_EXIST,
+    RecallError::InvalidHandle(_)
+    | RecallError::OtherTopic
+    | RecallError::OtherBroker
+    | RecallError::InvalidTime => ResponseCode::ILLEGAL_OPERATION,
+    RecallError::Publish(_) => ResponseCode::SYSTEM_ERROR,
 });
 
 refusal!(SendBackError, |error| match &error {

@@ -107,6 +107,7 @@ impl Session {
             RequestCode::CONSUMER_SEND_MSG_BACK => {
                 return send::send_back(self, request, replies);
             }
+            RequestCode::RECALL_MESSAGE => return send::recall(self, request, replies),
             RequestCode::GET_EARLIEST_MSG_STORETIME => park!(offset::earliest_store_time),
             RequestCode::GET_TOPIC_STATS_INFO => park!(topic::stats),
             RequestCode::DELETE_TOPIC_IN_BROKER => {
@@ -184,6 +185,8 @@ impl Session {
             RequestCode::GET_BROKER_CONFIG => admin::config(broker, &request),
             RequestCode::VIEW_BROKER_STATS_DATA => admin::stats(broker, &request),
             RequestCode::GET_BROKER_RUNTIME_INFO => admin::runtime_info(broker, &request),
+            RequestCode::GET_TIMER_CHECK_POINT => admin::timer_checkpoint(broker, &request),
+            RequestCode::GET_TIMER_METRICS => admin::timer_metrics(broker, &request),
 
             code => Err(Refusal::unsupported(code)),
         };

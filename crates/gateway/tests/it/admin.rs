@@ -13,7 +13,7 @@ use wire::{
     frame::Frame,
 };
 
-use crate::support::{World, but, request, with_body};
+use crate::support::{World, but, request, send_with, with_body};
 
 fn create(topic: &str) -> Frame {
     request(
@@ -254,4 +254,30 @@ async fn what_nobody_serves_is_refused_by_name() {
             ),
         ])
         .await;
+}
+
+#[tokio::test]
+async fn the_progress_of_timers_is_told() {
+    let world = World::new().await;
+    let properties = "UNIQ_KEY\u{1}K\u{2}TIMER_DELAY_SEC\u{1}3600\u{2}";
+    world.done(send_with("T", 0, "later", properties)).await;
+    loop {
+        let response = world.done(request(RequestCode::GET_TIMER_CHECK_POINT, &[])).await;
+        let body = response.body_bytes();
+        let longs: Vec<i64> =
+            body.as_chunks().0.iter().map(|bytes| i64::from_be_bytes(*bytes)).collect();
+        assert_eq!(longs.len(), 7);
+        if longs[1..4] == [52, 1, 1] {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    loop {
+        let response = world.done(request(RequestCode::GET_TIMER_METRICS, &[])).await;
+        let text = String::from_utf8(response.body_bytes().to_vec()).unwrap();
+        if text.contains("\"timingCount\":{\"T\":{\"count\":1,") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
 }

@@ -173,3 +173,43 @@ async fn a_message_sent_back_comes_again_and_one_that_is_not_there_is_refused() 
         .refuses(vec![(back("17", "0"), ResponseCode::SYSTEM_ERROR, "look message by offset")])
         .await;
 }
+
+fn recall(topic: &str, handle: &str) -> Frame {
+    let fields = [("producerGroup", "producers"), ("topic", topic), ("recallHandle", handle)];
+    request(RequestCode::RECALL_MESSAGE, &fields)
+}
+
+#[tokio::test]
+async fn a_timer_message_is_answered_with_a_handle_that_recalls_it() {
+    let world = World::with(|_, options| options.recall_message_enable = true).await;
+    let timed = |seconds: &str| {
+        let properties = format!("UNIQ_KEY\u{1}K\u{2}TIMER_DELAY_SEC\u{1}{seconds}\u{2}");
+        send_with("T", 0, "later", &properties)
+    };
+    let response = world.done(timed("3600")).await;
+    let handle = field(&response, "recallHandle").to_owned();
+    let response = world.done(recall("T", &handle)).await;
+    assert_eq!((field(&response, "msgId"), field(&response, "MSG_REGION")), ("K", "DefaultRegion"));
+    assert_eq!(world.send("U", 0, "at once").await.ext.get("recallHandle"), None);
+    world
+        .refuses(vec![
+            (recall("T", "?"), ResponseCode::ILLEGAL_OPERATION, "recall handle is invalid"),
+            (recall("U", &handle), ResponseCode::ILLEGAL_OPERATION, "topic not match"),
+            (recall("V", &handle), ResponseCode::TOPIC_NOT_EXIST, "not exist"),
+            (timed("999999"), ResponseCode::MESSAGE_ILLEGAL, "timer message illegal"),
+            (send("rmq_sys_wheel_timer", 0, "x"), ResponseCode::NO_PERMISSION, "is forbidden"),
+        ])
+        .await;
+
+    let world = World::with(|_, options| options.timer_wheel_enable = false).await;
+    world.send("T", 0, "at once").await;
+    let nothing = |code| request(code, &[]);
+    world
+        .refuses(vec![
+            (recall("T", &handle), ResponseCode::NO_PERMISSION, "operation is forbidden"),
+            (timed("1"), ResponseCode::SYSTEM_ERROR, "timerWheelEnable is false"),
+            (nothing(RequestCode::GET_TIMER_CHECK_POINT), ResponseCode::SYSTEM_ERROR, "null"),
+            (nothing(RequestCode::GET_TIMER_METRICS), ResponseCode::SYSTEM_ERROR, "null"),
+        ])
+        .await;
+}

@@ -79,6 +79,15 @@ impl Head {
 impl Log {
     /// Appends each entry of a run, or refuses it; see [`crate::Store::append`].
     pub(crate) fn append(&self, run: &[Entry]) -> Outcomes {
+        self.append_run(run, false)
+    }
+
+    /// As [`Log::append`], up to the first entry that is refused for now; see [`crate::Store::append_in_order`].
+    pub(crate) fn append_in_order(&self, run: &[Entry]) -> Outcomes {
+        self.append_run(run, true)
+    }
+
+    fn append_run(&self, run: &[Entry], in_order: bool) -> Outcomes {
         let mut outcomes = Outcomes::with_capacity(run.len());
         let mut head = lock(&self.head);
         if let Some(refused) = self.refusal() {
@@ -88,7 +97,12 @@ impl Log {
         let written = self.marks.written.get();
         let stored_at = head.store_time(self.clock.now());
         for entry in run {
-            outcomes.push(self.append_entry(&mut head, entry, stored_at, written));
+            let outcome = self.append_entry(&mut head, entry, stored_at, written);
+            if let (true, Err(refused @ Refused::Busy { .. })) = (in_order, &outcome) {
+                outcomes.resize(run.len(), Err(*refused));
+                break;
+            }
+            outcomes.push(outcome);
         }
         let end = head.end;
         head.cut_piece(end, false);

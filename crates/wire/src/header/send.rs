@@ -91,6 +91,18 @@ pub struct ConsumerSendMsgBack<'a> {
     pub max_reconsume_times: Option<i32>,
 }
 
+/// RECALL_MESSAGE (Java: `RecallMessageRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RecallMessage<'a> {
+    /// The producer's group.
+    pub producer_group: Option<&'a str>,
+    /// Topic that the message is meant for.
+    pub topic: &'a str,
+    /// What the answer to the send said; see [`crate::recall`].
+    pub recall_handle: &'a str,
+}
+
 /// VIEW_MESSAGE_BY_ID (Java: `ViewMessageRequestHeader`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -59,6 +59,26 @@ pub(crate) fn runtime_info(broker: &Broker, request: &Frame) -> Answer {
     Ok(with_json(success(request), &KvTable { table: broker.runtime_info() }))
 }
 
+/// GET_TIMER_CHECK_POINT.
+pub(crate) fn timer_checkpoint(broker: &Broker, request: &Frame) -> Answer {
+    let checkpoint = broker.timer_checkpoint().ok_or_else(|| {
+        Refusal::new(
+            ResponseCode::SYSTEM_ERROR,
+            "The checkpoint is null: timerWheelEnable is false",
+        )
+    })?;
+    Ok(success(request).with_body(checkpoint.to_vec()))
+}
+
+/// GET_TIMER_METRICS.
+pub(crate) fn timer_metrics(broker: &Broker, request: &Frame) -> Answer {
+    let metrics = broker.timer_metrics().ok_or_else(|| {
+        let remark = "The timer message store is null: timerWheelEnable is false";
+        Refusal::new(ResponseCode::SYSTEM_ERROR, remark)
+    })?;
+    Ok(with_json(success(request), &*metrics))
+}
+
 /// Reads `key=value` lines; blank lines and comments are passed over. Clients send no continued lines and no escapes.
 fn parse_properties(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim);

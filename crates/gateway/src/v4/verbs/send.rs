@@ -6,14 +6,17 @@
 //!
 //! Java: `SendMessageProcessor`, `AbstractSendMessageProcessor`.
 
-use broker::api::{Needs, Payload, Publish, PublishError, PublishRun, Receipt, SendBack, Ticket};
+use broker::api::{
+    Needs, Payload, Publish, PublishError, PublishRun, Recall, RecallError, Receipt, SendBack,
+    Ticket,
+};
 use bytes::BytesMut;
 use remoting::{Answers, Replies};
 use smallvec::SmallVec;
 use wire::{
     code::{RequestCode, ResponseCode},
     frame::{Codec, Frame, Kind},
-    header::send::{ConsumerSendMsgBack, SendMessage},
+    header::send::{ConsumerSendMsgBack, RecallMessage, SendMessage},
 };
 
 use crate::v4::{
@@ -150,6 +153,9 @@ impl Sent {
             if !receipt.unique_key.is_empty() {
                 fields.text("transactionId", &receipt.unique_key);
             }
+            if let Some(handle) = &receipt.recall_handle {
+                fields.text("recallHandle", handle);
+            }
         });
     }
 }
@@ -272,6 +278,34 @@ pub(crate) fn send_back(session: &Session, request: Frame, replies: &mut Replies
                 return Err(PublishError::Stopped.into());
             }
             Ok(success(&request))
+        };
+        let outcome: Answer = outcome.await;
+        answers(&request, outcome)
+    });
+}
+
+/// RECALL_MESSAGE.
+pub(crate) fn recall(session: &Session, request: Frame, replies: &mut Replies) {
+    let caller = session.caller(&request);
+    let door = session.door.clone();
+    replies.later(1, async move {
+        let outcome = async {
+            let asked: RecallMessage<'_> = request.header()?;
+            let recall = Recall {
+                group: asked.producer_group.map(|group| request.ext.share(group)),
+                topic: request.ext.share(asked.topic),
+                handle: request.ext.share(asked.recall_handle),
+            };
+            let ticket = door.broker.recall(&caller, &recall)?;
+            // A sync that is late is no failure here: the mark is stored.
+            if wait(&door, ticket.needs, ticket.end).await == Reached::Never {
+                return Err(RecallError::Publish(PublishError::Stopped).into());
+            }
+            let mut response = success(&request);
+            let [(name, region), _] = &*door.send_fields;
+            response.ext.put(name, region);
+            response.ext.put("msgId", &ticket.receipt.unique_key);
+            Ok(response)
         };
         let outcome: Answer = outcome.await;
         answers(&request, outcome)
