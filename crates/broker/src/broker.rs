@@ -33,7 +33,7 @@ use crate::{
     api::{ClientsError, Consumer, GroupError, LockError, NotSaved, SubscriptionError, TopicError},
     blocking,
     catalog::Catalog,
-    clients::Clients,
+    clients::{Clients, ConsumerIds},
     config::Config,
     delay::{DelayLevels, DelayOffsetTable},
     filter::{
@@ -436,7 +436,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`ClientsError::NoConsumer`] when there is none.
-    pub fn consumer_ids(&self, group: &str) -> Result<Vec<ByteString>, ClientsError> {
+    pub fn consumer_ids(&self, group: &str) -> Result<Arc<ConsumerIds>, ClientsError> {
         self.inner.clients.consumer_ids(group)
     }
 

@@ -12,10 +12,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use bytes::Bytes;
 use bytestring::ByteString;
 
 use wire::{
@@ -67,6 +69,29 @@ pub(crate) struct Clients {
     filters: Arc<Registry>,
 }
 
+/// The ids of a group's consumers at one moment; all who ask between two changes share it. When a group of thousands
+/// changes, each of its members asks for it.
+#[derive(Debug)]
+pub struct ConsumerIds {
+    ids: Vec<ByteString>,
+    encoded: OnceLock<Bytes>,
+}
+
+impl ConsumerIds {
+    /// Returns the ids as a door encodes them; done once.
+    pub fn encoded(&self, encode: impl FnOnce(&[ByteString]) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(&self.ids)).clone()
+    }
+}
+
+impl Deref for ConsumerIds {
+    type Target = [ByteString];
+
+    fn deref(&self) -> &[ByteString] {
+        &self.ids
+    }
+}
+
 /// A consumer group with members.
 pub(crate) struct ConsumerGroup {
     state: Mutex<GroupState>,
@@ -77,6 +102,8 @@ struct GroupState {
     message_model: MessageModel,
     consume_from_where: ConsumeFromWhere,
     members: HashMap<u64, Member>,
+    /// The members' ids since somebody asked for them.
+    ids: Option<Arc<ConsumerIds>>,
     subscriptions: HashMap<ByteString, Subscription>,
     /// Fingerprint of the last heartbeat V2 of any member; 0 after a full one.
     fingerprint: i32,
@@ -169,11 +196,19 @@ impl Clients {
             .collect()
     }
 
-    pub(crate) fn consumer_ids(&self, group: &str) -> Result<Vec<ByteString>, ClientsError> {
-        let ids: Vec<ByteString> = self.group(group).map_or_else(Vec::new, |group| {
-            group.state().members.values().map(|member| member.client_id.clone()).collect()
+    pub(crate) fn consumer_ids(&self, group: &str) -> Result<Arc<ConsumerIds>, ClientsError> {
+        let none = || ClientsError::NoConsumer(group.into());
+        let found = self.group(group).ok_or_else(none)?;
+        let mut state = found.state();
+        if state.members.is_empty() {
+            return Err(none());
+        }
+        let GroupState { members, ids, .. } = &mut *state;
+        let ids = ids.get_or_insert_with(|| {
+            let ids = members.values().map(|member| member.client_id.clone()).collect();
+            Arc::new(ConsumerIds { ids, encoded: OnceLock::new() })
         });
-        if ids.is_empty() { Err(ClientsError::NoConsumer(group.into())) } else { Ok(ids) }
+        Ok(ids.clone())
     }
 
     pub(crate) fn consumer_connection(
@@ -287,7 +322,7 @@ impl Clients {
             if gone > 0 {
                 tracing::warn!(group = %name, gone, "consumers without heartbeat taken out");
                 expired += gone;
-                state.is_changed = true;
+                state.members_changed();
             }
             let is_notified = options.notify_consumer_ids_changed_enable
                 && groups.get(&name).is_none_or(|config| config.notify_consumer_ids_changed_enable);
@@ -330,6 +365,7 @@ impl Clients {
                 member.seen_at = now;
                 if member.client_id != *client_id {
                     member.client_id = client_id.clone();
+                    state.ids = None;
                 }
             } else {
                 if let Err(full) = self.take_room(options) {
@@ -341,7 +377,7 @@ impl Clients {
                     return Err(full);
                 }
                 state.members.insert(channel.id(), Member::new(joining));
-                state.is_changed = true;
+                state.members_changed();
                 tracing::info!(group = %data.group_name, client = %client_id, remote = %cx.remote, "consumer joined");
             }
             if heartbeat != Heartbeat::WithoutSubscriptions {
@@ -364,7 +400,7 @@ impl Clients {
         let mut state = found.state();
         if state.members.remove(&channel_id).is_some() {
             *self.count() -= 1;
-            state.is_changed = true;
+            state.members_changed();
             state.notify(now, group, is_notified);
         }
         let is_empty = state.members.is_empty();
@@ -467,12 +503,18 @@ impl GroupState {
             message_model: data.message_model,
             consume_from_where: data.consume_from_where,
             members: HashMap::new(),
+            ids: None,
             subscriptions: HashMap::new(),
             fingerprint: 0,
             notified_at: None,
             is_changed: false,
             is_removed: false,
         }
+    }
+
+    fn members_changed(&mut self) {
+        self.ids = None;
+        self.is_changed = true;
     }
 
     /// Takes over the subscriptions of a heartbeat: new topics come, topics that it lacks go, a known one is replaced by

@@ -33,7 +33,7 @@ mod stats;
 mod unique_key;
 
 pub use broker::{Broker, OpenError};
-pub use clients::Session;
+pub use clients::{ConsumerIds, Session};
 pub use config::{KeepConfig, Kept, live_keys};
 pub use delay::DelayOffsetTable;
 pub use options::{DELAY_LEVELS, Options, parse_delay_levels};

@@ -1,6 +1,6 @@
 //! Clients, groups and offsets.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use broker::{Session, api::*};
 use wire::body::{
@@ -48,7 +48,7 @@ fn a_heartbeat_brings_group_retry_topic_and_subscription() {
     let world = World::new();
     let session = world.broker.connect(Client::new(1));
     assert!(beat(&session, "c1").subscription_changed);
-    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+    assert_eq!(world.broker.consumer_ids("g").unwrap()[..], ["c1"]);
     assert_eq!(world.broker.topic("%RETRY%g").unwrap().read_queue_nums, 1);
     assert_eq!(world.broker.group("g").unwrap().retry_max_times, 16);
     let seen = world.broker.consumer_connection("g").unwrap();
@@ -83,7 +83,84 @@ fn members_are_told_when_others_come_and_go_but_not_each_time_in_a_storm() {
     world.pass(Duration::from_secs(1));
     beat(&newcomer, "c2");
     newcomer.unregister(Some("p"), Some("g"));
-    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+    assert_eq!(world.broker.consumer_ids("g").unwrap()[..], ["c1"]);
+}
+
+#[test]
+fn the_ids_of_a_group_are_gathered_once_for_all_who_ask_between_two_changes() {
+    let world = World::new();
+    let sessions: Vec<Session> = (0..100)
+        .map(|id| {
+            let session = world.broker.connect(Client::new(id));
+            beat(&session, &format!("c{id}"));
+            session
+        })
+        .collect();
+    let ids = || world.broker.consumer_ids("g").unwrap();
+    let before = ids();
+    assert_eq!(before.len(), 100);
+    beat(&sessions[0], "c0");
+    assert!(Arc::ptr_eq(&before, &ids()), "a heartbeat changes nothing");
+    beat(&sessions[0], "renamed");
+    assert!(ids().contains(&"renamed".into()) && !ids().contains(&"c0".into()));
+    sessions[1].unregister(None, Some("g"));
+    assert_eq!(ids().len(), 99);
+    world.pass(Duration::from_secs(60));
+    beat(&sessions[0], "renamed");
+    world.pass(Duration::from_secs(61));
+    assert_eq!(ids()[..], ["renamed"], "the others were silent");
+}
+
+#[test]
+fn a_subscription_that_flips_is_told_to_nobody_and_changes_what_only_its_group_gets() {
+    let world = World::new();
+    for tag in ["a", "b", "a"] {
+        world.send(tagged("t", tag)).unwrap();
+    }
+    let (flipping, other) = (Client::new(1), Client::new(2));
+    let session = world.broker.connect(flipping.clone());
+    let beside = world.broker.connect(other.clone());
+    let beside_beat = || {
+        let mut data = heartbeat("c2", vec![subscription("t", "a || b", 1)]);
+        data.consumer_data_set[0].group_name = "beside".into();
+        data
+    };
+    beside.heartbeat(&caller(), beside_beat()).unwrap();
+    let registered = |group: &str, version| Pull {
+        group: group.into(),
+        filter: Filter::Registered,
+        subscription_version: version,
+        ..from("t", 0)
+    };
+    for version in 1..=200 {
+        let (tag, count) = [("a", 2), ("b", 1)][version as usize % 2];
+        let flipped = heartbeat("c1", vec![subscription("t", tag, version)]);
+        session.heartbeat(&caller(), flipped).unwrap();
+        assert_eq!(world.pull(registered("g", version)).unwrap().count, count);
+        assert_eq!(world.pull(registered("beside", 1)).unwrap().count, 3);
+        world.pass(Duration::from_secs(1));
+        assert_eq!(
+            world.pull(registered("g", version + 1)).unwrap_err(),
+            PullError::SubscriptionNotLatest
+        );
+        beside.heartbeat(&caller(), beside_beat()).unwrap();
+    }
+    assert_eq!((flipping.times_told(), other.times_told()), (1, 1), "that they had joined");
+}
+
+#[test]
+fn a_group_that_never_commits_holds_up_no_other() {
+    let world = World::new();
+    world.send_many("t", 100, 10);
+    for round in 0..50 {
+        let stuck = world.pull(Pull { group: "stuck".into(), ..from("t", 0) }).unwrap();
+        assert_eq!((stuck.count, stuck.next), (32, 32));
+        let moving = world.pull(Pull { commit: Some(round), ..from("t", round) }).unwrap();
+        assert_eq!(moving.next, round + 32);
+    }
+    assert_eq!(now(world.broker.consumer_offset("g", "t", 0, IfUnknown::NotFound)), Ok(49));
+    let stuck = world.broker.consumer_offset("stuck", "t", 0, IfUnknown::NotFound);
+    assert!(now(stuck).is_err());
 }
 
 #[test]
@@ -92,7 +169,8 @@ fn a_session_that_ends_leaves_no_trace() {
     let session = world.broker.connect(Client::new(1));
     beat(&session, "c1");
     drop(session);
-    assert_eq!(world.broker.consumer_ids("g"), Err(ClientsError::NoConsumer("g".into())));
+    let none = ClientsError::NoConsumer("g".into());
+    assert_eq!(world.broker.consumer_ids("g").unwrap_err(), none);
     assert!(world.broker.consumer_connection("g").is_err());
     assert!(world.broker.producer_connection("p").is_err());
 }
@@ -263,7 +341,7 @@ fn clients_are_bounded() {
     beat(&sessions[0], "c1");
     let data = heartbeat("c2", vec![]);
     assert!(matches!(sessions[1].heartbeat(&caller(), data), Err(HeartbeatError::Full(_))));
-    assert_eq!(world.broker.consumer_ids("g").unwrap(), ["c1"]);
+    assert_eq!(world.broker.consumer_ids("g").unwrap()[..], ["c1"]);
     drop(sessions);
     let session = world.broker.connect(Client::new(3));
     beat(&session, "c3");

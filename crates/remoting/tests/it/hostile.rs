@@ -168,6 +168,24 @@ async fn a_client_that_reads_slowly_what_it_pinned_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_byte_by_byte_keeps_nobody_else_waiting() {
+    let fixture = Fixture::start(Limits::default());
+    let mut slow = fixture.peer().await;
+    let asked: Vec<u8> = (0..1000).flat_map(|opaque| encoded(LARGE, opaque, b"")).collect();
+    slow.send(&asked).await;
+    until(|| fixture.metrics().outbound_bytes() > 0).await;
+    let mut other = fixture.peer().await;
+    for opaque in 0..20 {
+        slow.stream.read_exact(&mut [0]).await.expect("a byte a second");
+        // No time passes on the server's clock: what others ask waits for nothing of it.
+        other.ask(LARGE, opaque, b"").await;
+        assert_eq!(other.receive().await.map(|answer| answer.body_len()), Some(LARGE_BYTES));
+        fixture.pass(1);
+    }
+    assert_eq!(fixture.metrics().connections(), 2);
+}
+
+#[tokio::test]
 async fn slow_readers_together_stay_within_the_servers_bound() {
     const BOUND: usize = 4 << 20;
     let fixture = Fixture::start(Limits { outbound_bytes_total_max: BOUND, ..Limits::default() });

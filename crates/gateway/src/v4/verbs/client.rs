@@ -53,8 +53,11 @@ pub(crate) fn check(broker: &Broker, request: &Frame) -> Answer {
 /// GET_CONSUMER_LIST_BY_GROUP.
 pub(crate) fn consumer_ids(broker: &Broker, request: &Frame) -> Answer {
     let asked: OneConsumerGroup<'_> = request.header()?;
-    let consumer_id_list = to_strings(broker.consumer_ids(asked.consumer_group)?);
-    Ok(with_json(success(request), &ConsumerIdList { consumer_id_list }))
+    let ids = broker.consumer_ids(asked.consumer_group)?;
+    let body = ids.encoded(|ids| {
+        fastjson::encode(&ConsumerIdList { consumer_id_list: to_strings(ids.to_vec()) }).into()
+    });
+    Ok(success(request).with_body(body))
 }
 
 /// GET_CONSUMER_CONNECTION_LIST.
