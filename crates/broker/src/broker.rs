@@ -262,6 +262,9 @@ impl Broker {
             inner.locks.release_expired(time);
             let topics = inner.topics.all();
             inner.stats.sample(now, topics.iter().map(|topic| &*topic.stats));
+            if inner.offsets.take_refused() {
+                self.forget_unsubscribed();
+            }
         }
         let intrusions = inner.store.intrusions();
         if inner.intrusions.swap(intrusions, Ordering::Relaxed) != intrusions {
@@ -360,6 +363,8 @@ impl Broker {
         self.inner.offset_table.update(|table| {
             table.group_topic_map = Some(group_topics(&offsets));
             table.offset_table = offsets;
+            // of another broker's time; nobody believes it
+            table.pull_offset_table = None;
             table.data_version.advance(now);
         });
         self.inner.offset_table.flush();

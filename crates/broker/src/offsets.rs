@@ -27,6 +27,8 @@ pub(crate) struct Offsets {
     shards: Vec<Mutex<Shard>>,
     count: AtomicUsize,
     changed: AtomicBool,
+    /// Something was refused for lack of room.
+    refused: AtomicBool,
     offsets_max: usize,
 }
 
@@ -50,6 +52,7 @@ impl Offsets {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             count: AtomicUsize::new(0),
             changed: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             // What was stored is kept, even if the bound has been lowered since.
             offsets_max: offsets_max.max(table.values().map(BTreeMap::len).sum()),
         };
@@ -171,9 +174,31 @@ impl Offsets {
         if copied.is_empty() || from == to {
             return Ok(());
         }
-        let replaced = self.shard(to).get_mut(to).and_then(|topics| topics.remove(topic));
-        self.forget(replaced);
+        self.remove(to, topic);
         copied.into_iter().try_for_each(|(id, offset)| self.commit(to, topic, id, offset))
+    }
+
+    /// Says whether anything was refused for lack of room since the last call.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the groups with the topics that anything is known of, committed or not.
+    pub(crate) fn keys(&self) -> Vec<(ByteString, ByteString)> {
+        let mut keys = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (group, topics) in &*shard {
+                keys.extend(topics.keys().map(|topic| (group.clone(), topic.clone())));
+            }
+        }
+        keys
+    }
+
+    /// Forgets a group's offsets of a topic.
+    pub(crate) fn remove(&self, group: &str, topic: &str) {
+        let removed = self.shard(group).get_mut(group).and_then(|topics| topics.remove(topic));
+        self.forget(removed);
     }
 
     /// Forgets all offsets of a group.
@@ -244,6 +269,7 @@ impl Offsets {
         }
         if self.count.fetch_add(1, Ordering::Relaxed) >= self.offsets_max {
             self.count.fetch_sub(1, Ordering::Relaxed);
+            self.refused.store(true, Ordering::Relaxed);
             return Err(TableFull {
                 table: "consumer offsets",
                 max: self.offsets_max,

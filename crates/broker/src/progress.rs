@@ -239,6 +239,27 @@ impl Broker {
         Ok(())
     }
 
+    /// Makes room in a full table: forgets what groups have come to in topics that they no longer subscribe to, where
+    /// retention has passed all of it. (Java: `scanUnsubscribedTopic`, which nothing calls there; who comes back after that
+    /// begins as a new group does, so here it waits for need.)
+    pub(crate) fn forget_unsubscribed(&self) {
+        let inner = &*self.inner;
+        let mut forgotten = 0;
+        for (group, topic) in inner.offsets.keys() {
+            let is_passed = |(id, offset): &(i32, i64)| *offset <= self.min_offset(&topic, *id);
+            if !inner.clients.is_subscribed(&group, &topic)
+                && inner.offsets.committed(&group, &topic).iter().all(is_passed)
+            {
+                inner.offsets.remove(&group, &topic);
+                forgotten += 1;
+            }
+        }
+        tracing::warn!(
+            forgotten,
+            "the table of consumer offsets is full: groups that left topics were forgotten; raise `offsetsMax` if this comes again"
+        );
+    }
+
     /// Returns the offset that the slowest group has come to, by queue, without the groups of `but`; `i64::MAX` where
     /// `compared` is slower than all others.
     pub fn slowest_offsets(

@@ -388,6 +388,31 @@ fn offsets_are_written_every_five_seconds_and_at_the_stop() {
 }
 
 #[test]
+fn a_full_table_forgets_groups_that_left_what_retention_has_passed() {
+    let world = World::with(|options| options.offsets_max = 2);
+    world.send_many("t", 2, 1);
+    for group in ["left", "behind", "new"] {
+        world
+            .broker
+            .create_groups(vec![SubscriptionGroupConfig {
+                group_name: group.into(),
+                ..SubscriptionGroupConfig::default()
+            }])
+            .unwrap();
+    }
+    world.broker.commit_offset("left", "t", 0, 0).unwrap();
+    world.broker.commit_offset("behind", "t", 0, 1).unwrap();
+    world.pass(Duration::from_secs(10));
+    let commit = || world.broker.commit_offset("new", "t", 0, 2);
+    assert!(matches!(commit(), Err(CommitError::Full(_))));
+    world.pass(Duration::from_secs(10));
+    assert_eq!(commit(), Ok(Committed::Stored), "the first has made room");
+    let known = |group| now(world.broker.consumer_offset(group, "t", 0, IfUnknown::NotFound));
+    assert!(known("left").is_err());
+    assert_eq!(known("behind"), Ok(1), "there is something for it to come back to");
+}
+
+#[test]
 fn offsets_are_found_by_store_time() {
     let world = World::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
