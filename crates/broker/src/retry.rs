@@ -34,7 +34,7 @@ impl Broker {
         request: SendBack,
     ) -> Result<Option<Ticket>, SendBackError> {
         let inner = &*self.inner;
-        let (group, retry, store_host) = {
+        let (group, retry, store_host, is_synced) = {
             let options = inner.options.read();
             let Some(group) = inner.groups.find(&request.group, &options) else {
                 return Err(SendBackError::UnknownGroup(request.group));
@@ -52,7 +52,7 @@ impl Broker {
             if !perm::can_write(retry.config.perm) {
                 return Err(SendBackError::TopicForbidden(retry.name.clone()));
             }
-            (group, retry, options.store_host)
+            (group, retry, options.store_host, options.sync_flush)
         };
         let bytes = self.record_at(request.log_offset).await;
         let no_message = || SendBackError::NoMessage(request.log_offset);
@@ -92,6 +92,9 @@ impl Broker {
             let queues = group.retry_queue_nums.min(retry.config.write_queue_nums).max(1);
             (retry, fastrand::i32(0..queues))
         };
+        if is_dead {
+            properties::append(&mut text, name::DELAY, "0");
+        }
         let real_queue_id = queue_id;
         let level = match request.delay_level {
             0 => record.reconsume_times.saturating_add(FIRST_RETRY_LEVEL),
@@ -128,7 +131,8 @@ impl Broker {
         }
         Ok(Some(Ticket {
             end: stored.end,
-            needs: Needs::Written,
+            // The original waits for no sync here, and may lose by a loss of power what was consumed already.
+            needs: if is_synced { Needs::Synced } else { Needs::Written },
             receipt: Receipt {
                 queue_id: real_queue_id,
                 queue_offset: stored.queue_offset,

@@ -3,6 +3,7 @@
 mod delay;
 mod filters;
 mod groups;
+mod kills;
 mod model;
 mod publish;
 mod pull;

@@ -18,7 +18,7 @@ use env::{
     Env,
     sim::{Crash, SimClock, SimDisk},
 };
-use store::Store;
+use store::{FlushDiskType, Store};
 use wire::{
     code::Language,
     record::{CheckCrc, Record},
@@ -64,6 +64,11 @@ impl World {
         disk.crash(crash);
         let (store, broker) = open(&env, &options);
         World { clock, store, broker, disk, env, options }
+    }
+
+    /// Ms since the world began.
+    pub(crate) fn clock_ms(&self) -> i64 {
+        self.env.clock.now() - START
     }
 
     /// Stops everything cleanly and opens it again.
@@ -124,6 +129,11 @@ fn open(env: &Env, options: &Options) -> (Store, Broker) {
         mapped_file_size_commit_log: 4 << 20,
         mapped_file_size_consume_queue: 20 * 1000,
         message_delay_level: options.delay_levels.clone(),
+        flush_disk_type: if options.sync_flush {
+            FlushDiskType::SyncFlush
+        } else {
+            FlushDiskType::AsyncFlush
+        },
         max_hash_slot_num: 100,
         max_index_num: 400,
         ..store::Options::default()
