@@ -163,6 +163,7 @@ impl Broker {
         {
             (topic, queue_id) = (dead, fastrand::i32(0..DLQ_QUEUES));
             seen.delay.level = 0;
+            properties::append(&mut text, name::DELAY, "-1");
         }
         if topic.is_compacted() && !seen.has_keys {
             return Err(PublishError::IllegalMessage("Required message key is missing".into()));

@@ -200,7 +200,7 @@ impl Play<'_> {
             frame = frame.with_body(self.with_names(body));
         }
         for (key, value) in args.others().filter(|(key, _)| *key != "wait") {
-            self.put(&mut frame, key, value);
+            self.put(&mut frame, key, &self.with_names(value));
         }
         Ok(Asked::plain(who, frame))
     }
