@@ -24,7 +24,7 @@ const RELEASES: [&str; 2] = ["4.9.7", "5.5.0"];
 const FIXTURE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Runs the steps whose names begin with one of `words`, or all of them: `codes`, `sql92`, `frames-RELEASE-CODEC`,
-/// `stores-RELEASE-END`.
+/// `stores-RELEASE-END`, `stores-5.5.0-extended`.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let wanted =
         |step: &str| words.is_empty() || words.iter().any(|word| step.starts_with(word.as_str()));
@@ -47,6 +47,9 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
                 store(release, end)?;
             }
         }
+    }
+    if wanted("stores-5.5.0-extended") {
+        extended_store()?;
     }
     Ok(())
 }
@@ -242,14 +245,47 @@ fn store(release: &str, end: End) -> anyhow::Result<()> {
     // the tables are written each five seconds; a killed broker keeps what it wrote
     wait_for_offsets(&broker.store, "G-golden")?;
     finish(running, end)?;
+    keep(&name, &broker, &seen)
+}
 
-    let folder = fixtures().join("stores").join(&name);
+/// Has a broker with extended queues store messages while a group with a condition is there, and keeps its folder.
+fn extended_store() -> anyhow::Result<()> {
+    let name = "5.5.0-extended";
+    let work = workplace(&format!("store-{name}"))?;
+    let kind = Kind::parse("5.5.0");
+    let namesrv = Spec::new(&kind, Role::Namesrv, work.join("namesrv"), PORTS);
+    let mut broker = Spec::new(&kind, Role::Broker, work.join("broker"), PORTS);
+    broker.extra = small_files();
+    let extension = [
+        "enableConsumeQueueExt=true",
+        "enableCalcFilterBitMap=true",
+        "mappedFileSizeConsumeQueueExt=300",
+    ];
+    broker.extra.extend(extension.map(str::to_owned));
+    let _namesrv = namesrv.start()?;
+    let running = broker.start()?;
+    let class_path = java::programs("5.5.0")?;
+    let client = |words: &[&str]| -> anyhow::Result<String> {
+        let mut client = java::java(&class_path, &work)?;
+        client.arg("-Dinterop.run=golden").args(words);
+        client.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
+        output(&mut client)
+    };
+    client(&["Interop", "conditions"])?;
+    let seen = client(&["Ledger", "read", "conditions-golden"])?;
+    running.stop()?;
+    keep(name, &broker, &seen)
+}
+
+/// Keeps a broker's folder, its file sizes, and what a client saw.
+fn keep(name: &str, broker: &Spec, seen: &str) -> anyhow::Result<()> {
+    let folder = fixtures().join("stores").join(name);
     recorder::clear(&folder)?;
     pack(&broker.store, &folder.join("store"))?;
     let seen: String =
         seen.lines().filter(|line| *line != "@done").map(|line| format!("{line}\n")).collect();
     fs::write(folder.join("messages.tsv"), seen)?;
-    fs::write(folder.join("broker.conf"), small_files().join("\n") + "\n")?;
+    fs::write(folder.join("broker.conf"), broker.extra.join("\n") + "\n")?;
     Ok(())
 }
 

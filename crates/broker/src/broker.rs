@@ -208,6 +208,12 @@ impl Broker {
                 inner.parked.on_dispatch(queue, max_offset);
             }
         }));
+        let mapper = Arc::downgrade(&inner);
+        inner.store.on_bit_map(Box::new(move |topic, stored_at, record| {
+            let inner = mapper.upgrade()?;
+            let is_wanted = inner.options.read().enable_calc_filter_bit_map;
+            if is_wanted { inner.filters.bit_map(topic, stored_at, record) } else { None }
+        }));
         let asked = Arc::downgrade(&inner);
         inner.store.on_removed(Box::new(move |queue, lost| {
             asked.upgrade().map_or(0, |inner| {

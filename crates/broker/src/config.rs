@@ -87,6 +87,7 @@ const KEYS: &[Key] = keys! {
     live "enablePropertyFilter" enable_property_filter Bool;
     live "filterSupportRetry" filter_support_retry Bool;
     live "filterDataCleanTimeSpan" filter_data_clean_time_span 0..=i64::MAX;
+    live "enableCalcFilterBitMap" enable_calc_filter_bit_map Bool;
     live "rejectPullConsumerEnable" reject_pull_consumer_enable Bool;
     live "timerMaxDelaySec" timer_max_delay_sec 1..=i32::MAX;
     live "timerCongestNumEachSlot" timer_congest_num_each_slot 1..=i32::MAX;

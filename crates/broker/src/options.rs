@@ -96,6 +96,8 @@ pub struct Options {
     pub filter_support_retry: bool,
     /// `filterDataCleanTimeSpan`: how long the condition of a group that is gone is kept, ms.
     pub filter_data_clean_time_span: Millis,
+    /// `enableCalcFilterBitMap`: say in the queue's extension which groups' conditions a message fulfils.
+    pub enable_calc_filter_bit_map: bool,
     /// `expectConsumerNumUseFilter`: groups with a condition on one topic, for which those bit maps are sized.
     pub expect_consumer_num_use_filter: u32,
     /// `maxErrorRateOfBloomFilter`: percent of false positives with that many.
@@ -200,6 +202,7 @@ impl Default for Options {
             enable_property_filter: false,
             filter_support_retry: false,
             filter_data_clean_time_span: 86_400_000,
+            enable_calc_filter_bit_map: false,
             expect_consumer_num_use_filter: 32,
             max_error_rate_of_bloom_filter: 20,
             reject_pull_consumer_enable: false,

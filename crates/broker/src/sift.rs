@@ -1,4 +1,5 @@
-//! Pulls whose filter looks into records: what the queue entries let through is read and judged one by one.
+//! Pulls whose filter looks into records: what the queue entries and the bit maps of the queue's extension let through is
+//! read and judged one by one.
 //!
 //! A pull returns early, with what it has and where to go on, when it has read or worked long enough: a condition that
 //! matches nothing must not keep others waiting.
@@ -6,13 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use store::{Fault, Queue, QueueEntry};
+use store::{ExtUnit, Fault, Queue, QueueEntry};
 
 use crate::{
     Broker,
     api::{PullError, PullStatus},
     filter::MessageFilter,
-    pull::{Look, Scan, read_entries, read_log},
+    blocking,
+    pull::{Look, Scan, read_log},
 };
 
 /// Entries that are read at once.
@@ -36,31 +38,40 @@ impl Broker {
         let inner = &*self.inner;
         let (first, begun) = (look.next, inner.env.clock.monotonic());
         let mut judged = 0;
-        let mut entries = Vec::with_capacity(ENTRIES_MAX);
+        let (mut entries, mut units) = (Vec::with_capacity(ENTRIES_MAX), Vec::new());
         loop {
             entries.clear();
-            read_entries(queue, look.next, ENTRIES_MAX, &mut entries).await?;
+            units.clear();
+            read_extended(queue, look.next, &mut entries, &mut units).await?;
+            let is_out = |at: usize| match units.get(at) {
+                Some(Some(unit)) => !filter.may_match(unit),
+                Some(None) | None => false,
+            };
             if entries.is_empty() {
                 if look.next == first {
                     look.status = PullStatus::OffsetFoundNull;
                 }
                 return Ok(());
             }
-            let mut rest = &entries[..];
-            while let [entry, ..] = rest {
+            let mut at = 0;
+            while let Some(entry) = entries.get(at) {
                 if scan.is_over(entry, look) {
                     return Ok(());
                 }
-                if entry.is_gap() || entry.log_offset < scan.log_start {
+                let is_gone = entry.is_gap() || entry.log_offset < scan.log_start;
+                if is_gone || is_out(at) {
                     scan.pass(entry, look);
                     if look.count == 0 {
-                        look.status = PullStatus::MessageWasRemoving;
+                        look.status = match is_gone {
+                            true => PullStatus::MessageWasRemoving,
+                            false => PullStatus::NoMatchedMessage,
+                        };
                     }
-                    rest = &rest[1..];
+                    at += 1;
                     continue;
                 }
-                let (count, len) = neighbours(rest);
-                let (run, others) = rest.split_at(count);
+                let (end, len) = run_from(at, &entries, is_out);
+                let run = &entries[at..end];
                 match read_log(&inner.store, entry.log_offset, len).await {
                     Ok(bytes) => {
                         if self.judge(run, &bytes, filter, &mut scan, look) {
@@ -78,7 +89,7 @@ impl Broker {
                     Err(fault) => return Err(fault.into()),
                 }
                 judged += u64::from(len);
-                rest = others;
+                at = end;
                 let is_enough =
                     judged >= BYTES_MAX || inner.env.clock.monotonic() - begun >= TIME_MAX;
                 if is_enough {
@@ -143,16 +154,38 @@ impl Look {
     }
 }
 
-/// Returns how many of the entries' records lie side by side, and their bytes.
-fn neighbours(entries: &[QueueEntry]) -> (usize, u32) {
-    let (mut count, mut len) = (1, entries[0].len);
-    for entry in &entries[1..] {
-        let is_next = entry.log_offset == entries[0].log_offset + u64::from(len);
-        if !is_next || entry.is_gap() || len.saturating_add(entry.len) > RUN_BYTES_MAX {
+/// Returns where the records that lie side by side from the entry at `at` on end, and their bytes.
+fn run_from(at: usize, entries: &[QueueEntry], is_out: impl Fn(usize) -> bool) -> (usize, u32) {
+    let (first, mut len) = (entries[at], entries[at].len);
+    let mut end = at + 1;
+    while let Some(entry) = entries.get(end) {
+        let is_next = entry.log_offset == first.log_offset + u64::from(len);
+        let is_too_long = len.saturating_add(entry.len) > RUN_BYTES_MAX;
+        if !is_next || entry.is_gap() || is_too_long || is_out(end) {
             break;
         }
         len += entry.len;
-        count += 1;
+        end += 1;
     }
-    (count, len)
+    (end, len)
+}
+
+/// Reads entries of the queue from an offset on with their units, at once if that takes no device.
+async fn read_extended(
+    queue: &Arc<Queue>,
+    from: i64,
+    entries: &mut Vec<QueueEntry>,
+    units: &mut Vec<Option<ExtUnit>>,
+) -> Result<(), Fault> {
+    if queue.try_read_extended(from, ENTRIES_MAX, entries, units)? {
+        return Ok(());
+    }
+    let queue = queue.clone();
+    let read = blocking(move || {
+        let (mut entries, mut units) = (Vec::new(), Vec::new());
+        let read = queue.read_extended(from, ENTRIES_MAX, &mut entries, &mut units);
+        read.map(|()| (entries, units))
+    });
+    (*entries, *units) = read.await?;
+    Ok(())
 }

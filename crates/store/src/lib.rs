@@ -46,8 +46,8 @@ pub use crate::{
     status::Status,
     table::{Table, TableFile},
     views::{
-        Boundary, LastStop, Queue, QueueEntry,
-        dispatch::DispatchHook,
+        Boundary, ExtUnit, LastStop, Queue, QueueEntry,
+        dispatch::{BitMapHook, DispatchHook},
         index::{Found, Wanted},
     },
 };
@@ -241,6 +241,12 @@ impl Store {
     /// be quick.
     pub fn on_dispatch(&self, hook: DispatchHook) {
         self.0.dispatch.add_hook(hook);
+    }
+
+    /// Sets who computes the bit maps of messages in queues with an extension (`enableConsumeQueueExt`); once. It is
+    /// called on the dispatcher's thread.
+    pub fn on_bit_map(&self, hook: BitMapHook) {
+        self.0.dispatch.set_bit_map_hook(hook);
     }
 
     /// Sets who is asked how many of the messages that retention removed were not consumed; once. It is called on the

@@ -28,6 +28,10 @@ pub struct Options {
     pub mapped_file_size_commit_log: u64,
     /// `mappedFileSizeConsumeQueue`: bytes of a queue file; rounded up to a multiple of 20 when used.
     pub mapped_file_size_consume_queue: u64,
+    /// `enableConsumeQueueExt` (false): whether queue entries get a unit in the queue's extension.
+    pub enable_consume_queue_ext: bool,
+    /// `mappedFileSizeConsumeQueueExt`: bytes of a file of an extension.
+    pub mapped_file_size_consume_queue_ext: u64,
     /// `flushDiskType`.
     pub flush_disk_type: FlushDiskType,
     /// `flushIntervalCommitLog` (500 ms): period of syncs under [`FlushDiskType::AsyncFlush`].
@@ -91,6 +95,8 @@ impl Default for Options {
             read_only_commit_log_store_paths: Vec::new(),
             mapped_file_size_commit_log: 1 << 30,
             mapped_file_size_consume_queue: 6_000_000,
+            enable_consume_queue_ext: false,
+            mapped_file_size_consume_queue_ext: 48 << 20,
             flush_disk_type: FlushDiskType::AsyncFlush,
             flush_interval_commit_log: Duration::from_millis(500),
             flush_interval_consume_queue: Duration::from_millis(1000),

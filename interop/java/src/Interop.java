@@ -47,7 +47,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * The driver restarts the server when this prints "@restart", and says so with a line on standard input.
  */
 public final class Interop {
-    static final String RUN = Long.toString(System.currentTimeMillis() % 1_000_000_000L, 36);
+    static final String RUN =
+        System.getProperty("interop.run", Long.toString(System.currentTimeMillis() % 1_000_000_000L, 36));
     static final long PATIENCE_MS = 60_000;
     static final int MANY = Integer.getInteger("interop.many", 100_000);
     static int passed;

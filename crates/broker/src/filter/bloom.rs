@@ -40,6 +40,24 @@ impl BloomFilter {
             && bits.bit_pos.len() == self.k as usize
             && bits.bit_pos.iter().all(|bit| (0..self.m).contains(bit))
     }
+
+    /// Returns a map without any bit set.
+    pub(crate) fn empty_map(&self) -> Vec<u8> {
+        vec![0; self.m as usize / 8]
+    }
+}
+
+/// Sets a group's bits.
+pub(crate) fn set(map: &mut [u8], bits: &BloomFilterData) {
+    for bit in &bits.bit_pos {
+        map[*bit as usize / 8] |= 1 << (bit % 8);
+    }
+}
+
+/// Whether the message of this map may fulfil the group's condition; a map of another size says nothing.
+pub(crate) fn may_match(map: &[u8], bits: &BloomFilterData) -> bool {
+    map.len() * 8 != bits.bit_num as usize
+        || bits.bit_pos.iter().all(|bit| map[*bit as usize / 8] & 1 << (bit % 8) != 0)
 }
 
 #[cfg(test)]
@@ -63,5 +81,19 @@ mod tests {
         assert_eq!(bits(99, 1, name, "TopicTest"), (8, vec![7]));
         let long = "主题 and some more bytes than sixteen";
         assert_eq!(bits(5, 33, "消费组", long), (208, vec![35, 149, 129, 152, 32]));
+    }
+
+    #[test]
+    fn a_map_has_the_bits_of_java() {
+        let filter = BloomFilter::new(20, 32);
+        let bits = filter.bits_of("G", "T");
+        let mut map = filter.empty_map();
+        assert!(!may_match(&map, &bits));
+        set(&mut map, &bits);
+        assert_eq!(map, [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
+        assert!(may_match(&map, &bits));
+        assert!(!may_match(&map, &filter.bits_of("H", "T")));
+        assert!(may_match(&[0; 8], &bits), "a map of another size says nothing");
+        assert!(!BloomFilter::new(20, 64).made(&bits));
     }
 }

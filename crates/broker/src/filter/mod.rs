@@ -13,6 +13,7 @@ pub(crate) mod tag;
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use store::ExtUnit;
 use wire::{
     names,
     properties::{self, name},
@@ -63,6 +64,14 @@ impl MessageFilter {
     /// Whether records have to be looked into.
     pub(crate) fn needs_records(&self) -> bool {
         !matches!(self, Self::Tags(_))
+    }
+
+    /// Whether a message of which the queue's extension says this may be wanted.
+    pub(crate) fn may_match(&self, unit: &ExtUnit) -> bool {
+        match self {
+            Self::Registered(registered) => registered.may_match(unit),
+            Self::Tags(_) | Self::Condition(_) | Self::Retries { .. } => true,
+        }
     }
 
     /// Whether this record is wanted; one that cannot be read is not.

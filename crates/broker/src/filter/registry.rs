@@ -3,23 +3,34 @@
 //! A heartbeat registers what its group wants; the table is `consumerFilter.json`. A condition is born when it becomes
 //! known, dies with the last member of its group and revives with the next heartbeat of the same version. Conditions
 //! that come with a pull are compiled here, too, and cached by their text.
+//!
+//! Invariant: a message that was stored after a condition's birth gets its bit map with the condition known: the birth is
+//! not before any message that has a map, and is set under the lock that keeps maps from being made.
 //! (Java: `ConsumerFilterManager`)
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use env::Millis;
-use wire::body::{
-    client::SubscriptionData,
-    filter::{ConsumerFilter, ConsumerFilterTable, TopicFilters},
+use store::ExtUnit;
+use wire::{
+    body::{
+        client::SubscriptionData,
+        filter::{ConsumerFilter, ConsumerFilterTable, TopicFilters},
+    },
+    record::{CheckCrc, Record},
 };
 
 use super::{
-    bloom::BloomFilter,
+    bloom::{self, BloomFilter},
     sql92::{CompileError, Condition},
     tag::is_tag_type,
 };
@@ -38,6 +49,8 @@ pub(crate) struct Registry {
     state: RwLock<State>,
     cache: Mutex<Cache>,
     bloom: BloomFilter,
+    /// The latest store time of a message that has a map.
+    mapped_until: AtomicI64,
     clock: env::Clock,
     expression_bytes_max: usize,
     bytes_max: usize,
@@ -75,6 +88,7 @@ impl Registry {
                 options.max_error_rate_of_bloom_filter,
                 options.expect_consumer_num_use_filter,
             ),
+            mapped_until: AtomicI64::new(0),
             clock,
             expression_bytes_max: options.filter_expression_bytes_max,
             bytes_max: options.filter_bytes_max,
@@ -185,7 +199,8 @@ impl Registry {
         };
         let data = ConsumerFilter {
             bloom_filter_data: Some(self.bloom.bits_of(group, topic)),
-            born_time: self.clock.now(),
+            // Messages that have their map already have no bit of this condition, whatever clock they were stored by.
+            born_time: self.clock.now().max(self.mapped_until.load(Ordering::Relaxed)),
             client_version: *sub_version,
             consumer_group: group.to_owned(),
             expression: sub_string.clone(),
@@ -231,6 +246,33 @@ impl Registry {
     /// Returns the condition of a group on a topic, whether the group is there or not.
     pub(crate) fn get(&self, topic: &str, group: &str) -> Option<Arc<Registered>> {
         self.read().get(topic, group)
+    }
+
+    /// Returns the map of a message of `topic`: the bits of every group whose condition holds; `None` if there is no
+    /// condition on the topic, or the record cannot be read.
+    pub(crate) fn bit_map(
+        &self,
+        topic: &str,
+        stored_at: Millis,
+        record: &dyn Fn() -> Option<Bytes>,
+    ) -> Option<Vec<u8>> {
+        if !self.read().by_topic.contains_key(topic) {
+            return None;
+        }
+        let record = record()?;
+        let record = Record::decode(&record, CheckCrc::No).ok()?;
+        let state = self.read();
+        let filters = state.by_topic.get(topic)?;
+        self.mapped_until.fetch_max(stored_at, Ordering::Relaxed);
+        let mut map = self.bloom.empty_map();
+        for filter in filters.values() {
+            if let Some(bits) = &filter.data.bloom_filter_data
+                && filter.condition.matches(&record.properties)
+            {
+                bloom::set(&mut map, bits);
+            }
+        }
+        Some(map)
     }
 
     /// Returns how many conditions are known.
@@ -285,6 +327,13 @@ impl Registry {
 impl Registered {
     fn is_dead(&self) -> bool {
         self.data.dead_time >= self.data.born_time
+    }
+
+    /// Whether a message of which the queue's extension says this may fulfil the condition.
+    pub(crate) fn may_match(&self, unit: &ExtUnit) -> bool {
+        let bits = self.data.bloom_filter_data.as_ref();
+        unit.stored_at <= self.data.born_time
+            || bits.is_none_or(|bits| bloom::may_match(&unit.bit_map, bits))
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::{
     future::Future,
+    io::Read,
+    path::Path,
     pin::pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use broker::{Options, Session, api::*};
+use flate2::bufread::GzDecoder;
 use wire::body::client::{ConsumerData, HeartbeatData, SubscriptionData};
 
-use crate::world::{Client, World, caller, from, records, to};
+use crate::world::{Client, World, caller, from, now, records, tagged, to};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -265,4 +268,139 @@ fn a_waiting_pull_sleeps_through_what_its_condition_does_not_let_through() {
     world.clock.advance(Duration::from_secs(15));
     let Poll::Ready(Ok(pulled)) = poll!() else { panic!("its time is over") };
     assert_eq!((pulled.status, pulled.next), (PullStatus::OffsetOverflowOne, 8));
+}
+
+#[test]
+fn with_bit_maps_a_group_does_not_look_at_messages_that_it_does_not_want() {
+    let world = World::with(|options| {
+        serving(options);
+        options.enable_calc_filter_bit_map = true;
+    });
+    let filtered = |world: &World| world.broker.runtime_info()["apogee.filteredMessages"].clone();
+    send(&world, 0..3);
+    let session = world.broker.connect(Client::new(1));
+    beat(&session, vec![condition("t", "n > 5", 5)]);
+    world.clock.advance(Duration::from_millis(1));
+    send(&world, 3..10);
+    let wanted = ["6", "7", "8", "9"];
+    assert_eq!(bodies(&world.pull(registered(5, 0)).unwrap()), wanted);
+    assert_eq!(filtered(&world), "3", "those from before the condition are judged");
+    let pulled = world.pull(registered(5, 3)).unwrap();
+    assert_eq!((bodies(&pulled), pulled.next), (wanted.map(str::to_owned).to_vec(), 10));
+    assert_eq!(filtered(&world), "3");
+    assert_eq!(bodies(&world.pull(by("n = 4", 0)).unwrap()), ["4"]);
+    world.send(tagged("t", "a")).unwrap();
+    let filter = Filter::Expression { kind: "TAG".into(), expression: "a || b".into() };
+    let by_tag = world.pull(Pull { filter, ..from("t", 0) }).unwrap();
+    assert_eq!(by_tag.count, 1, "tags are found behind their addresses");
+    world.pass(Duration::from_secs(10));
+    drop(session);
+    let world = world.restart();
+    assert_eq!(bodies(&world.pull(Pull { count_max: 32, ..by("n = 4", 0) }).unwrap()), ["4"]);
+    let session = world.broker.connect(Client::new(1));
+    beat(&session, vec![condition("t", "n > 5", 5)]);
+    let before = filtered(&world);
+    assert_eq!(bodies(&world.pull(registered(5, 3)).unwrap()), wanted);
+    assert_eq!(filtered(&world), before, "the maps are still good");
+    beat(&session, vec![condition("t", "n > 6", 6)]);
+    assert_eq!(bodies(&world.pull(registered(6, 3)).unwrap()), wanted[1..]);
+    assert_ne!(filtered(&world), before, "a new condition has no bits of old messages");
+}
+
+#[test]
+fn delayed_messages_are_due_at_their_time_with_an_extension_too() {
+    let world = World::with(|options| options.enable_calc_filter_bit_map = true);
+    let properties = "UNIQ_KEY\u{1}u\u{2}DELAY\u{1}2\u{2}TAGS\u{1}a\u{2}";
+    world.send(Publish { properties: properties.into(), ..to("t") }).unwrap();
+    let world = world.restart();
+    world.pass(Duration::from_secs(4));
+    assert_eq!(world.broker.max_offset("t", 0), 0);
+    world.pass(Duration::from_secs(2));
+    let filter = Filter::Expression { kind: "TAG".into(), expression: "a".into() };
+    assert_eq!(world.pull(Pull { filter, ..from("t", 0) }).unwrap().count, 1);
+}
+
+/// Unpacks a folder of fixtures, each file of which is compressed.
+fn unpack(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a temporary directory");
+    for entry in std::fs::read_dir(from).expect("the fixture is there") {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().into_string().expect("a name");
+        match name.strip_suffix(".gz") {
+            None => unpack(&entry.path(), &to.join(&name)),
+            Some(name) => {
+                let packed = std::fs::read(entry.path()).expect("reads");
+                let mut bytes = Vec::new();
+                GzDecoder::new(&packed[..]).read_to_end(&mut bytes).expect("unpacks");
+                std::fs::write(to.join(name), bytes).expect("writes");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_extended_queue_of_the_original_is_read_with_its_bit_maps() {
+    let fixture =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/stores/5.5.0-extended/store");
+    let dir = std::env::temp_dir().join(format!("apogee-broker-{}-extended", std::process::id()));
+    unpack(Path::new(fixture), &dir);
+    for is_extended in [true, false] {
+        let env = env::Env::real();
+        let store_options = store::Options {
+            store_path_root_dir: dir.clone(),
+            mapped_file_size_commit_log: 65_536,
+            mapped_file_size_consume_queue: 1_000,
+            mapped_file_size_consume_queue_ext: 300,
+            enable_consume_queue_ext: is_extended,
+            max_hash_slot_num: 200,
+            max_index_num: 800,
+            ..store::Options::default()
+        };
+        let (store, _) = store::Store::open(store_options, env.clone()).expect("it opens");
+        let options = Options { enable_property_filter: true, ..Options::default() };
+        let broker = broker::Broker::open(options, store.clone(), env).expect("it opens");
+        let session = broker.connect(Client::new(1));
+        let mut subscription = condition("conditions-golden", "n BETWEEN 10 AND 19", 0);
+        let pull = |group: &str, queue_id, filter| Pull {
+            group: group.into(),
+            topic: "conditions-golden".into(),
+            queue_id,
+            filter,
+            ..from("t", 0)
+        };
+        let all = |group: &str, filter: &Filter| -> Vec<String> {
+            let pulled =
+                (0..4).map(|id| now(broker.pull(&caller(), pull(group, id, filter.clone()))));
+            let mut bodies: Vec<_> = pulled.flat_map(|pulled| bodies(&pulled.unwrap())).collect();
+            bodies.sort();
+            bodies
+        };
+        let tags = |tags: &str| Filter::Expression { kind: "TAG".into(), expression: tags.into() };
+        assert_eq!(all("g", &tags("even")).len(), 30);
+        assert_eq!(all("g", &tags("later || odd")).len(), 32);
+        // The group of the original, which is taken for gone, with any version.
+        subscription.sub_version = i64::MAX;
+        let consumer = ConsumerData {
+            group_name: "G-selecting-1-golden".into(),
+            subscription_data_set: vec![subscription],
+            ..ConsumerData::default()
+        };
+        let data = HeartbeatData {
+            client_id: "c".into(),
+            consumer_data_set: vec![consumer],
+            ..HeartbeatData::default()
+        };
+        session.heartbeat(&caller(), data).unwrap();
+        let found = all("G-selecting-1-golden", &Filter::Registered);
+        let mut expected: Vec<_> = (10..20).map(|n| format!("number {n}")).collect();
+        expected.insert(0, "later 15".into());
+        assert_eq!(found, expected);
+        // `later 20` was stored when the group was there: its map says that it is not wanted.
+        assert_eq!(broker.runtime_info()["apogee.filteredMessages"], "50");
+        drop(session);
+        broker.shutdown();
+        drop(broker);
+        store.shutdown().expect("a healthy disk");
+    }
+    std::fs::remove_dir_all(&dir).expect("it was ours");
 }

@@ -134,6 +134,8 @@ fn open(env: &Env, options: &Options) -> (Store, Broker) {
         } else {
             FlushDiskType::AsyncFlush
         },
+        enable_consume_queue_ext: options.enable_calc_filter_bit_map,
+        mapped_file_size_consume_queue_ext: 400,
         max_hash_slot_num: 100,
         max_index_num: 400,
         ..store::Options::default()

@@ -7,20 +7,25 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use env::{Clock, Step, Wake, Worker};
+use bytes::Bytes;
+use env::{Clock, Millis, Step, Wake, Worker};
 
 use super::{
-    Views,
+    ExtUnit, Views,
     queue::{Queue, QueueEntry, Written},
     writer::ViewWriter,
 };
-use crate::{DispatchItem, FlushDiskType, Options, log::Log, marks::Mark};
+use crate::{
+    DispatchItem, FlushDiskType, Options,
+    log::{Log, reader::Wait},
+    marks::Mark,
+};
 
 /// Messages of one run.
 pub(crate) const RUN_MAX: usize = 1024;
@@ -31,6 +36,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Is told of each queue that got messages, and its new end, once per run.
 pub type DispatchHook = Box<dyn Fn(&Arc<Queue>, i64) + Send + Sync>;
+
+/// Says which filters let a message of a topic through, as bits, given its store time and a way to read its record;
+/// `None` if there is no filter.
+pub type BitMapHook =
+    Box<dyn Fn(&str, Millis, &dyn Fn() -> Option<Bytes>) -> Option<Vec<u8>> + Send + Sync>;
 
 /// Puts messages into the views.
 pub(crate) struct Applier {
@@ -48,8 +58,12 @@ impl Applier {
     }
 
     /// Puts a run of messages into the views, and returns how many: fewer than given if the index has to be read first
-    /// and cannot be. The rest is to be given again.
-    pub(crate) fn apply(&mut self, items: &[DispatchItem]) -> usize {
+    /// and cannot be. The rest is to be given again. `bit_map` is asked for messages of queues with an extension.
+    pub(crate) fn apply(
+        &mut self,
+        items: &[DispatchItem],
+        bit_map: &dyn Fn(&Queue, &DispatchItem) -> Option<Vec<u8>>,
+    ) -> usize {
         let count = match self.apply_to_index(items) {
             Ok(()) => items.len(),
             Err((count, error)) => {
@@ -68,10 +82,23 @@ impl Applier {
                 item.queue.as_ref().is_some_and(|other| Arc::ptr_eq(other, queue))
             };
             let group = rest.iter().take_while(is_same).count();
+            let unit = |item: &DispatchItem| ExtUnit {
+                tags_code: item.tags_code,
+                stored_at: item.stored_at,
+                bit_map: bit_map(queue, item).unwrap_or_default().into(),
+            };
+            let group_items = &rest[..group];
+            // Made before the queue is locked.
+            let units = queue.is_extended().then(|| group_items.iter().map(unit).collect());
+            let mut units = units.unwrap_or_else(Vec::new).into_iter();
             let mut pusher = queue.pusher();
-            for item in &rest[..group] {
+            for item in group_items {
                 let DispatchItem { log_offset, len, tags_code, .. } = *item;
-                pusher.push(item.queue_offset, QueueEntry { log_offset, len, tags_code });
+                let entry = QueueEntry { log_offset, len, tags_code };
+                match units.next() {
+                    Some(unit) => pusher.push_extended(item.queue_offset, entry, unit),
+                    None => pusher.push(item.queue_offset, entry),
+                }
             }
             let (is_due, is_touched) = (pusher.list(), pusher.touch());
             drop(pusher);
@@ -131,6 +158,7 @@ pub(crate) struct Dispatch {
     clock: Clock,
     flush: FlushDiskType,
     hooks: RwLock<Vec<DispatchHook>>,
+    bit_map_hook: OnceLock<BitMapHook>,
     state: Mutex<Live>,
     writer: Arc<ViewWriter>,
     is_stalled: AtomicBool,
@@ -166,6 +194,7 @@ impl Dispatch {
             clock,
             flush: options.flush_disk_type,
             hooks: RwLock::default(),
+            bit_map_hook: OnceLock::new(),
             is_stalled: AtomicBool::new(false),
             wake,
             state: Mutex::new(Live {
@@ -181,6 +210,11 @@ impl Dispatch {
     /// Adds someone who is told of new messages, on the thread that dispatches.
     pub(crate) fn add_hook(&self, hook: DispatchHook) {
         self.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
+    }
+
+    /// Sets who computes bit maps, once; until then messages have none.
+    pub(crate) fn set_bit_map_hook(&self, hook: BitMapHook) {
+        assert!(self.bit_map_hook.set(hook).is_ok(), "one broker is asked");
     }
 
     /// Returns the mark up to which readers may see messages: what a reader was shown must not be lost by a crash that
@@ -250,7 +284,11 @@ impl Dispatch {
                 }
             }
         }
-        live.done += live.applier.apply(&live.items[live.done..]);
+        let bit_map = |queue: &Queue, item: &DispatchItem| {
+            let record = || self.log.read(item.log_offset, item.len, Wait::Allowed).ok().flatten();
+            self.bit_map_hook.get()?(queue.topic(), item.stored_at, &record)
+        };
+        live.done += live.applier.apply(&live.items[live.done..], &bit_map);
         if live.done < live.items.len() {
             return Run::Stalled;
         }

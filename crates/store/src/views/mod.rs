@@ -5,6 +5,7 @@
 //! feed it again, so no record is applied twice and none is left out.
 
 pub(crate) mod dispatch;
+mod ext;
 pub mod index;
 pub mod queue;
 pub(crate) mod writer;
@@ -17,7 +18,8 @@ use std::{
 
 use env::{Env, Millis};
 use jiff::tz::TimeZone;
-pub use queue::{Boundary, Queue, QueueEntry, Queues};
+pub use ext::ExtUnit;
+pub use queue::{Boundary, Layout, Queue, QueueEntry, Queues};
 
 use self::{
     index::{Index, Shape},
@@ -71,9 +73,14 @@ impl Views {
         let root = &options.store_path_root_dir;
         let queues = Queues::open(
             Arc::clone(&env.disk),
-            root.join("consumequeue"),
-            options.queue_file_len(),
-            options.open_files_max,
+            Layout {
+                root: root.join("consumequeue"),
+                file_len: options.queue_file_len(),
+                ext_root: root.join("consumequeue_ext"),
+                ext_file_len: options.mapped_file_size_consume_queue_ext,
+                is_extended: options.enable_consume_queue_ext,
+                open_files_max: options.open_files_max,
+            },
             last_stop,
             trusted,
             log_min,

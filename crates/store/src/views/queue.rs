@@ -25,7 +25,10 @@ use std::{
 
 use env::{Disk, File, Millis, Open};
 
-use super::LastStop;
+use super::{
+    LastStop,
+    ext::{ExtUnit, Extension, Mode, is_address},
+};
 use crate::{Fault, OpenError};
 
 const ENTRY_BYTES: usize = 20;
@@ -102,6 +105,8 @@ pub struct Queue {
     max: AtomicI64,
     min: AtomicI64,
     state: Mutex<State>,
+    /// `None` if none is written and there is none to be read.
+    ext: Option<Box<Extension>>,
     shared: Arc<Shared>,
 }
 
@@ -131,8 +136,11 @@ struct State {
 struct Shared {
     disk: Arc<dyn Disk>,
     root: PathBuf,
+    ext_root: PathBuf,
+    ext_file_len: u64,
+    is_extended: bool,
     entries_per_file: u64,
-    files: Mutex<FileCache>,
+    files: Arc<Mutex<FileCache>>,
     serials: AtomicU32,
     /// Entries that wait in memory, over all queues.
     pending: AtomicUsize,
@@ -171,8 +179,42 @@ impl Queue {
     /// Appends to `out` the entries from offset `from` on, not more than `max` of them; none if `from` is not between
     /// [`Queue::min_offset`] and [`Queue::max_offset`]. It may wait for the disk.
     pub fn read(&self, from: i64, max: usize, out: &mut Vec<QueueEntry>) -> Result<(), Fault> {
-        self.read_with(from, max, out, |file, at, bytes| file.read_at(at, bytes).map(|()| true))?;
+        self.read_with(from, max, out, None, |file, at, bytes| {
+            file.read_at(at, bytes).map(|()| true)
+        })?;
         Ok(())
+    }
+
+    /// As [`Queue::read`], and appends to `units` what the queue's extension says of each entry, if it has one.
+    pub fn read_extended(
+        &self,
+        from: i64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+        units: &mut Vec<Option<ExtUnit>>,
+    ) -> Result<(), Fault> {
+        self.read_with(from, max, out, Some(units), |file, at, bytes| {
+            file.read_at(at, bytes).map(|()| true)
+        })?;
+        Ok(())
+    }
+
+    /// As [`Queue::read_extended`], but returns `false`, with nothing appended, if a device had to be waited for.
+    pub fn try_read_extended(
+        &self,
+        from: i64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+        units: &mut Vec<Option<ExtUnit>>,
+    ) -> Result<bool, Fault> {
+        let before = out.len();
+        let is_whole = self.read_with(from, max, out, Some(units), |file, at, bytes| {
+            file.try_read_at(at, bytes)
+        })?;
+        if !is_whole {
+            out.truncate(before);
+        }
+        Ok(is_whole)
     }
 
     /// As [`Queue::read`], but returns `false`, with nothing appended, if a device had to be waited for.
@@ -184,7 +226,7 @@ impl Queue {
     ) -> Result<bool, Fault> {
         let before = out.len();
         let is_whole =
-            self.read_with(from, max, out, |file, at, bytes| file.try_read_at(at, bytes))?;
+            self.read_with(from, max, out, None, |file, at, bytes| file.try_read_at(at, bytes))?;
         if !is_whole {
             out.truncate(before);
         }
@@ -196,7 +238,36 @@ impl Queue {
         from: i64,
         max: usize,
         out: &mut Vec<QueueEntry>,
+        units: Option<&mut Vec<Option<ExtUnit>>>,
         read: impl Fn(&dyn File, u64, &mut [u8]) -> io::Result<bool>,
+    ) -> Result<bool, Fault> {
+        let before = out.len();
+        if !self.read_entries(from, max, out, &read)? {
+            return Ok(false);
+        }
+        let entries = &mut out[before..];
+        let Some(ext) = &self.ext else { return Ok(true) };
+        if units.is_none() && !entries.iter().any(|entry| is_address(entry.tags_code)) {
+            return Ok(true);
+        }
+        let tags_codes = entries.iter().map(|entry| entry.tags_code);
+        let Some(found) = ext.units(tags_codes, &read)? else { return Ok(false) };
+        for (entry, unit) in entries.iter_mut().zip(&found) {
+            // What is not found keeps its address, which every filter lets through.
+            entry.tags_code = unit.as_ref().map_or(entry.tags_code, |unit| unit.tags_code);
+        }
+        if let Some(units) = units {
+            units.extend(found);
+        }
+        Ok(true)
+    }
+
+    fn read_entries(
+        &self,
+        from: i64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+        read: &impl Fn(&dyn File, u64, &mut [u8]) -> io::Result<bool>,
     ) -> Result<bool, Fault> {
         if from < self.min_offset() || from >= self.max_offset() {
             return Ok(true);
@@ -272,9 +343,22 @@ impl Queue {
         Ok(one.pop())
     }
 
+    /// Returns the entry at `offset` as it is on disk, with an address for a tags code if it has one.
+    fn raw_entry(&self, offset: i64) -> Result<Option<QueueEntry>, Fault> {
+        let mut one = Vec::with_capacity(1);
+        let read = |file: &dyn File, at, bytes: &mut [u8]| file.read_at(at, bytes).map(|()| true);
+        self.read_entries(offset, 1, &mut one, &read)?;
+        Ok(one.pop())
+    }
+
+    /// Whether entries that are pushed get a unit in the queue's extension.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.shared.is_extended && self.ext.is_some()
+    }
+
     /// Takes the queue for pushing entries; for the dispatcher alone.
     pub(crate) fn pusher(&self) -> Pusher<'_> {
-        Pusher { queue: self, state: self.lock(), pushed: 0 }
+        Pusher { queue: self, state: self.lock(), pushed: 0, unit: None }
     }
 
     /// Forgets that the queue was touched and returns its end.
@@ -293,6 +377,10 @@ impl Queue {
             state.is_listed = false;
             state.pending.len()
         };
+        if let (Some(ext), 1..) = (&self.ext, left) {
+            // First, so that an entry that is found after a kill has its unit.
+            ext.write()?;
+        }
         while left > 0 {
             let (at, files) = {
                 let state = self.lock();
@@ -368,6 +456,9 @@ impl Queue {
     }
 
     fn sync_files(&self, files: Range<u64>) -> io::Result<()> {
+        if let Some(ext) = &self.ext {
+            ext.sync()?;
+        }
         for number in files {
             match self.shared.open(self, number, Open::Existing) {
                 Ok(file) => file.sync()?,
@@ -396,6 +487,11 @@ impl Queue {
             }
         }
         self.min.store(low, Ordering::Release);
+        if let Some(ext) = &self.ext
+            && let Some(first) = self.raw_entry(low)?
+        {
+            ext.remove_before(first.tags_code)?;
+        }
         self.remove_files_below(low as u64)
     }
 
@@ -480,11 +576,20 @@ pub(crate) struct Pusher<'a> {
     queue: &'a Queue,
     state: MutexGuard<'a, State>,
     pushed: usize,
+    /// Of the entry that is pushed next.
+    unit: Option<ExtUnit>,
 }
 
 impl Pusher<'_> {
+    /// As [`Pusher::push`], with what the queue's extension is to say of the message.
+    pub(crate) fn push_extended(&mut self, offset: i64, entry: QueueEntry, unit: ExtUnit) {
+        self.unit = Some(unit);
+        self.push(offset, entry);
+    }
+
     /// Adds the entry of the message with queue offset `offset`. One that the queue already has is left out.
-    pub(crate) fn push(&mut self, offset: i64, entry: QueueEntry) {
+    pub(crate) fn push(&mut self, offset: i64, mut entry: QueueEntry) {
+        let unit = self.unit.take();
         let Ok(offset) = u64::try_from(offset) else { return };
         if self.state.is_removed {
             return;
@@ -522,6 +627,10 @@ impl Pusher<'_> {
                     "queue out of order"
                 );
             }
+        }
+        if let (Some(ext), Some(unit)) = (&self.queue.ext, unit) {
+            // One that does not fit is left out, as in the original: the tags code stays where it always was.
+            entry.tags_code = ext.put(&unit).unwrap_or(entry.tags_code);
         }
         self.add(entry);
         self.state.last_log_offset = Some(entry.log_offset);
@@ -580,6 +689,23 @@ impl Drop for Pusher<'_> {
     }
 }
 
+/// Where queues lie, and in which shape.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Directory of the queues.
+    pub root: PathBuf,
+    /// Bytes of a queue file, a multiple of 20.
+    pub file_len: u64,
+    /// Directory of their extensions.
+    pub ext_root: PathBuf,
+    /// Bytes of a file of an extension.
+    pub ext_file_len: u64,
+    /// Whether new entries get a unit in the extension; what old ones have there is read in any case.
+    pub is_extended: bool,
+    /// Files that are open at once.
+    pub open_files_max: usize,
+}
+
 /// All queues of a store.
 pub struct Queues {
     shared: Arc<Shared>,
@@ -588,23 +714,24 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Finds the queues below `root` and cuts from each what stands for records at or after `trusted`, since those are
+    /// Finds the queues of a layout and cuts from each what stands for records at or after `trusted`, since those are
     /// dispatched again. `log_min` is the first offset that the log still has. After a crash the part of a file behind the
     /// last entry is cleared, since anything may be there.
     pub fn open(
         disk: Arc<dyn Disk>,
-        root: PathBuf,
-        file_len: u64,
-        open_files_max: usize,
+        layout: Layout,
         last_stop: LastStop,
         trusted: u64,
         log_min: u64,
     ) -> Result<Queues, OpenError> {
         let shared = Arc::new(Shared {
             disk,
-            root,
-            entries_per_file: file_len / ENTRY_BYTES as u64,
-            files: Mutex::new(FileCache::new(open_files_max)),
+            root: layout.root,
+            ext_root: layout.ext_root,
+            ext_file_len: layout.ext_file_len.max(1),
+            is_extended: layout.is_extended,
+            entries_per_file: layout.file_len / ENTRY_BYTES as u64,
+            files: Arc::new(Mutex::new(FileCache::new(layout.open_files_max))),
             serials: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
             unsynced: Mutex::default(),
@@ -627,8 +754,9 @@ impl Queues {
                 // Java skips other names too.
                 let Ok(id) = entry.name.parse::<i32>() else { continue };
                 let files = list(&dir.join(&entry.name))?;
-                let queue = shared.new_queue(&topic.name, id);
+                let mut queue = shared.new_queue(&topic.name, id);
                 queue.recover(files, last_stop, trusted, log_min)?;
+                queue.recover_ext(last_stop)?;
                 queue.follow_log_min(log_min)?;
                 let queue = Arc::new(queue);
                 if queue.lock().unsynced_from.is_some() {
@@ -638,6 +766,17 @@ impl Queues {
             }
             queues.sort_by_key(|queue| queue.id);
             table.insert(topic.name.into(), queues);
+        }
+        // Extensions of queues that are no more would be taken for those of new ones.
+        let stale = if shared.is_extended { list(&shared.ext_root)? } else { Vec::new() };
+        for topic in stale.into_iter().filter(|entry| entry.is_dir) {
+            for entry in list(&shared.ext_root.join(&topic.name))? {
+                let Ok(id) = entry.name.parse::<i32>() else { continue };
+                let queues = table.get(topic.name.as_str()).map_or(&[][..], Vec::as_slice);
+                if !queues.iter().any(|queue| queue.id == id) {
+                    shared.new_ext(&topic.name, id).recover(None, last_stop, Mode::Written)?;
+                }
+            }
         }
         Ok(Queues { shared, table: RwLock::new(table) })
     }
@@ -711,6 +850,9 @@ impl Queues {
                 self.shared.disk.sync_dir(&queue.dir())?;
             }
             remove_dir(&*self.shared.disk, &queue.dir())?;
+            if let Some(ext) = &queue.ext {
+                ext.remove_all()?;
+            }
         }
         remove_dir(&*self.shared.disk, &self.shared.root.join(topic))?;
         Ok(())
@@ -757,6 +899,9 @@ impl Queues {
         if queues.len() > SYNCS_MAX {
             for queue in queues {
                 queue.take_unsynced();
+                if let Some(ext) = &queue.ext {
+                    ext.take_unsynced();
+                }
             }
             return self.shared.disk.sync_all(&self.shared.root);
         }
@@ -801,6 +946,17 @@ fn remove_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 }
 
 impl Queue {
+    /// Finds the end of the queue's extension; after the queue's own.
+    fn recover_ext(&mut self, last_stop: LastStop) -> Result<(), OpenError> {
+        let last = self.max_offset() - 1;
+        let last = if last >= self.min_offset() { self.raw_entry(last)? } else { None };
+        let mode = if self.shared.is_extended { Mode::Written } else { Mode::Read };
+        let mut ext = self.shared.new_ext(&self.topic, self.id);
+        let is_there = ext.recover(last.map(|entry| entry.tags_code), last_stop, mode)?;
+        self.ext = (is_there || mode == Mode::Written).then(|| Box::new(ext));
+        Ok(())
+    }
+
     /// Finds the end of the queue in its files and clears what is behind it; see [`Queues::open`].
     fn recover(
         &self,
@@ -875,7 +1031,7 @@ impl Queue {
 }
 
 /// Returns the position that a file's name gives, if it is one.
-fn file_at(name: &str) -> Option<u64> {
+pub(super) fn file_at(name: &str) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok()).flatten()
 }
 
@@ -884,8 +1040,19 @@ impl Shared {
         self.entries_per_file * ENTRY_BYTES as u64
     }
 
+    fn new_ext(&self, topic: &str, id: i32) -> Extension {
+        Extension::new(
+            Arc::clone(&self.disk),
+            self.ext_root.join(topic).join(id.to_string()),
+            self.ext_file_len,
+            Arc::clone(&self.files),
+            self.serials.fetch_add(1, Ordering::Relaxed),
+        )
+    }
+
     fn new_queue(self: &Arc<Self>, topic: &str, id: i32) -> Queue {
         Queue {
+            ext: self.is_extended.then(|| Box::new(self.new_ext(topic, id))),
             topic: topic.into(),
             id,
             serial: self.serials.fetch_add(1, Ordering::Relaxed),
@@ -1033,7 +1200,7 @@ impl WriteList {
 }
 
 /// Open files with a bound: of those that were not used since the hand last passed, one goes (the clock algorithm).
-struct FileCache {
+pub(super) struct FileCache {
     places: HashMap<(u32, u64), usize>,
     slots: Vec<Slot>,
     hand: usize,
@@ -1051,13 +1218,13 @@ impl FileCache {
         FileCache { places: HashMap::new(), slots: Vec::new(), hand: 0, max: max.max(1) }
     }
 
-    fn get(&mut self, key: (u32, u64)) -> Option<Arc<dyn File>> {
+    pub(super) fn get(&mut self, key: (u32, u64)) -> Option<Arc<dyn File>> {
         let slot = &mut self.slots[*self.places.get(&key)?];
         slot.is_used = true;
         slot.file.clone()
     }
 
-    fn insert(&mut self, key: (u32, u64), file: Arc<dyn File>) {
+    pub(super) fn insert(&mut self, key: (u32, u64), file: Arc<dyn File>) {
         let slot = Slot { key, file: Some(file), is_used: false };
         match self.places.entry(key) {
             hash_map::Entry::Occupied(place) => self.slots[*place.get()] = slot,
@@ -1073,7 +1240,7 @@ impl FileCache {
         }
     }
 
-    fn remove(&mut self, key: (u32, u64)) {
+    pub(super) fn remove(&mut self, key: (u32, u64)) {
         if let Some(at) = self.places.remove(&key) {
             self.slots[at].file = None;
             self.slots[at].is_used = false;
@@ -1104,8 +1271,8 @@ mod tests {
     #[test]
     fn a_topic_that_goes_while_it_is_read_ends_the_read() {
         let disk = Arc::new(SimDisk::new(0, SimClock::new(0)));
-        let queues =
-            Queues::open(disk, PathBuf::from("/q"), 200, 4, LastStop::Clean, 0, 0).expect("opens");
+        let queues = Queues::open(disk, crate::views::tests::layout(), LastStop::Clean, 0, 0)
+            .expect("opens");
         let queue = queues.queue("T", 0);
         let push = |offsets: Range<i64>| {
             let mut pusher = queue.pusher();
@@ -1118,11 +1285,12 @@ mod tests {
         queue.write().expect("writes");
         push(10..15);
         let mut out = Vec::new();
-        let read = queue.read_with(0, 15, &mut out, |file, at, bytes| {
-            file.read_at(at, bytes)?;
-            queues.remove_topic("T").map_err(io::Error::other)?;
-            Ok(true)
-        });
+        let read =
+            queue.read_with(0, 15, &mut out, None, |file: &dyn File, at, bytes: &mut [u8]| {
+                file.read_at(at, bytes)?;
+                queues.remove_topic("T").map_err(io::Error::other)?;
+                Ok(true)
+            });
         assert!(read.expect("reads"));
         assert_eq!(out.len(), 10);
     }

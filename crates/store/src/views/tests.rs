@@ -17,9 +17,10 @@ use wire::hash;
 
 use super::{
     Durable, LastStop, Views,
+    ExtUnit,
     dispatch::{Applier, RUN_MAX},
     index::{Found, Index, Shape, Wanted},
-    queue::{Boundary, Queue, QueueEntry, Queues, WriteList, Written},
+    queue::{Boundary, Layout, Queue, QueueEntry, Queues, WriteList, Written},
     writer::ViewWriter,
 };
 use crate::{DispatchItem, Options};
@@ -28,8 +29,20 @@ fn disk() -> Arc<dyn Disk> {
     Arc::new(SimDisk::new(0, SimClock::new(0)))
 }
 
+/// Ten entries a queue file, four files open at once, no extensions.
+pub(super) fn layout() -> Layout {
+    Layout {
+        root: PathBuf::from("/q"),
+        file_len: 200,
+        ext_root: PathBuf::from("/ext"),
+        ext_file_len: 256,
+        is_extended: false,
+        open_files_max: 4,
+    }
+}
+
 fn open(disk: &Arc<dyn Disk>, last_stop: LastStop, trusted: u64, log_min: u64) -> Queues {
-    Queues::open(Arc::clone(disk), PathBuf::from("/q"), 200, 4, last_stop, trusted, log_min)
+    Queues::open(Arc::clone(disk), layout(), last_stop, trusted, log_min)
         .expect("opens")
 }
 
@@ -47,7 +60,7 @@ fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: Range<i64>, log_from:
     }
 }
 
-fn write(list: &mut WriteList) {
+pub(super) fn write(list: &mut WriteList) {
     while let Some(queue) = list.first() {
         queue.write().expect("writes");
         list.pop();
@@ -287,6 +300,8 @@ struct World {
     /// How many of `log` are applied.
     applied: usize,
     durable: Durable,
+    /// Whether extensions are switched on and off with each opening.
+    is_switching: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -320,6 +335,7 @@ impl World {
         let options = Options {
             store_path_root_dir: PathBuf::from("/s"),
             mapped_file_size_consume_queue: 20 * 40,
+            mapped_file_size_consume_queue_ext: 128,
             max_hash_slot_num: 3,
             max_index_num: 30,
             open_files_max: 3,
@@ -333,6 +349,7 @@ impl World {
             log_min: 0,
             applied: 0,
             durable: Durable::default(),
+            is_switching: false,
             clock,
             disk,
             options,
@@ -376,8 +393,11 @@ impl World {
             keys: record.keys.iter().copied().collect(),
         };
         let items: Vec<_> = self.log[self.applied..].iter().map(item).collect();
+        let bit_map = |_: &Queue, item: &DispatchItem| {
+            (item.log_offset % 3 > 0).then(|| vec![7; (item.log_offset % 40) as usize])
+        };
         for run in items.chunks(7) {
-            self.applied += self.applier.apply(run);
+            self.applied += self.applier.apply(run, &bit_map);
         }
         assert_eq!(self.applied, self.log.len());
         let touched: Vec<_> = self.applier.take_touched().collect();
@@ -414,6 +434,9 @@ impl World {
 
     fn reopen(&mut self, last_stop: LastStop) {
         let trusted = self.durable.to;
+        if self.is_switching {
+            self.options.enable_consume_queue_ext = self.rng.bool();
+        }
         let World { options, clock, disk, log_min, log, .. } = self;
         (self.views, self.applier, self.writer) =
             open_views(options, clock, disk, last_stop, trusted, *log_min, log);
@@ -533,7 +556,7 @@ fn for_each_seed(life: impl Fn(u64)) {
 #[test]
 fn views_equal_the_log_after_every_step_of_a_life_with_crashes_and_full_disks() {
     for_each_seed(|seed| {
-        let mut world = World::new(seed);
+        let mut world = World { is_switching: seed % 2 == 1, ..World::new(seed) };
         (0..80).for_each(|_| world.step());
         world.stop();
         world.check();
