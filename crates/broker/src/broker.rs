@@ -41,6 +41,7 @@ use crate::{
         tag::is_tag_type,
     },
     groups::Groups,
+    light::{Lights, joined_offsets, split_light},
     locks::Locks,
     offsets::{OffsetTable, Offsets},
     parked::Parked,
@@ -73,6 +74,7 @@ pub(crate) struct Inner {
     pub(crate) clients: Clients,
     pub(crate) offsets: Offsets,
     pub(crate) locks: Locks,
+    pub(crate) lights: Lights,
     pub(crate) parked: Parked,
     pub(crate) delay_levels: DelayLevels,
     /// None with `timerWheelEnable=false`.
@@ -167,8 +169,13 @@ impl Broker {
         let groups = Groups::new(groups, &options, clock.clone());
         let filters = table(&store, &env, "consumerFilter.json")?;
         let filters = Arc::new(Registry::new(filters, &options, clock));
-        let offset_table: Saved<ConsumerOffsetTable> = table(&store, &env, "consumerOffset.json")?;
-        let offsets = Offsets::new(&offset_table.read().offset_table, options.offsets_max);
+        let offset_table: Saved<ConsumerOffsetTable> = table(&store, &env, options.offset_file())?;
+        if options.enable_lmq && *offset_table.read() == ConsumerOffsetTable::default() {
+            // Light queues were just switched on.
+            let others: Saved<ConsumerOffsetTable> = table(&store, &env, "consumerOffset.json")?;
+            offset_table.update(|table| *table = (*others.read()).clone());
+        }
+        let offsets = Offsets::new(&joined_offsets(&offset_table.read()), options.offsets_max);
         let own_properties = properties::from_pairs([
             (name::CLUSTER, options.cluster_name.as_str()),
             (name::MSG_REGION, options.region_id.as_str()),
@@ -182,6 +189,7 @@ impl Broker {
             filters,
             offsets,
             locks: Locks::new(lease, options.locks_max),
+            lights: Lights::new(&store, &options),
             parked: Parked::new(options.parked_pulls_max),
             delay_levels: DelayLevels::new(
                 table(&store, &env, "delayOffset.json")?,
@@ -366,11 +374,15 @@ impl Broker {
     fn flush_offsets(&self) {
         let Some(offsets) = self.inner.offsets.snapshot_if_changed() else { return };
         let now = self.inner.env.clock.now();
+        let is_light = self.inner.options.read().enable_lmq;
         self.inner.offset_table.update(|table| {
             table.group_topic_map = Some(group_topics(&offsets));
             table.offset_table = offsets;
             // of another broker's time; nobody believes it
             table.pull_offset_table = None;
+            if is_light {
+                split_light(table);
+            }
             table.data_version.advance(now);
         });
         self.inner.offset_table.flush();
@@ -415,7 +427,12 @@ impl Broker {
     /// Returns all committed offsets (GET_ALL_CONSUMER_OFFSET).
     pub fn all_offsets(&self) -> ConsumerOffsetTable {
         let stored = self.inner.offset_table.read();
-        ConsumerOffsetTable { offset_table: self.inner.offsets.snapshot(), ..(*stored).clone() }
+        let offset_table = self.inner.offsets.snapshot();
+        let mut table = ConsumerOffsetTable { offset_table, ..(*stored).clone() };
+        if self.inner.options.read().enable_lmq {
+            split_light(&mut table);
+        }
+        table
     }
 
     /// Returns how far each delay level is delivered (GET_ALL_DELAY_OFFSET).
@@ -436,6 +453,9 @@ impl Broker {
 
     /// Returns the queue of a topic, if both exist.
     pub(crate) fn queue(&self, topic: &str, queue_id: i32) -> Option<Arc<store::Queue>> {
+        if names::is_light(topic) && queue_id == 0 && self.inner.options.read().enable_lmq {
+            return self.inner.store.find_queue(topic, queue_id);
+        }
         let queues = self.inner.topics.find(topic)?;
         let known = queues.config.read_queue_nums.max(queues.config.write_queue_nums);
         (0..known).contains(&queue_id).then(|| queues.queue(&self.inner.store, queue_id))
@@ -567,6 +587,9 @@ impl Broker {
                 .store
                 .remove_topic(&topic)
                 .map_err(|fault| TopicError::Store(fault.to_string()))?;
+        }
+        if names::is_light(topic) {
+            inner.lights.recount();
         }
         Ok(())
     }

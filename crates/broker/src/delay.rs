@@ -248,7 +248,7 @@ impl Broker {
             Some(topic) => topic.queue(&self.inner.store, queue_id),
             None => self.inner.store.queue(topic, queue_id),
         };
-        Some(Draft::new(message, queue))
+        Some(self.lighten_due(Draft::new(message, queue)))
     }
 }
 

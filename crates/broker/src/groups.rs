@@ -39,6 +39,7 @@ pub(crate) struct Groups {
     clock: env::Clock,
     groups_max: usize,
     queues_max: i32,
+    serves_lights: bool,
 }
 
 impl Groups {
@@ -65,6 +66,7 @@ impl Groups {
             clock,
             groups_max: options.groups_max,
             queues_max: options.topic_queues_max,
+            serves_lights: options.enable_lmq,
             catalog: Arc::new(catalog),
         };
         let missing: Vec<SubscriptionGroupConfig> =
@@ -81,9 +83,13 @@ impl Groups {
         groups
     }
 
-    /// Returns a group that exists.
+    /// Returns a group that exists, as those of light queues always do.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        live.or_else(|| {
+            let is_light = self.serves_lights && names::is_light(name);
+            (is_light && names::check_group(name).is_ok()).then(|| Arc::new(group_named(name)))
+        })
     }
 
     /// Returns the group, created if it is missing and may be; none when its name is no name or the table is full.

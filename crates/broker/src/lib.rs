@@ -20,6 +20,7 @@ mod timer;
 mod attributes;
 mod clients;
 mod groups;
+mod light;
 mod locks;
 mod offsets;
 mod progress;

@@ -98,6 +98,12 @@ pub struct Options {
     pub filter_data_clean_time_span: Millis,
     /// `enableCalcFilterBitMap`: say in the queue's extension which groups' conditions a message fulfils.
     pub enable_calc_filter_bit_map: bool,
+    /// `enableLmq`: names that begin with `%LMQ%` are light queues and groups of their consumers.
+    pub enable_lmq: bool,
+    /// `enableMultiDispatch`: with it messages go to the light queues that they name.
+    pub enable_multi_dispatch: bool,
+    /// `maxLmqConsumeQueueNum`: light queues that there may be.
+    pub max_lmq_consume_queue_num: usize,
     /// `expectConsumerNumUseFilter`: groups with a condition on one topic, for which those bit maps are sized.
     pub expect_consumer_num_use_filter: u32,
     /// `maxErrorRateOfBloomFilter`: percent of false positives with that many.
@@ -203,6 +209,9 @@ impl Default for Options {
             filter_support_retry: false,
             filter_data_clean_time_span: 86_400_000,
             enable_calc_filter_bit_map: false,
+            enable_lmq: false,
+            enable_multi_dispatch: false,
+            max_lmq_consume_queue_num: 20_000,
             expect_consumer_num_use_filter: 32,
             max_error_rate_of_bloom_filter: 20,
             reject_pull_consumer_enable: false,

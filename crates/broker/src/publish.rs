@@ -188,6 +188,10 @@ impl Broker {
         let bytes = body.len() as u64;
         let message = template.fill(&topic.name, queue_id, item.flag, body.clone(), text.into());
         let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
+        let draft = match seen.is_dispatched {
+            true => self.lighten(options, draft)?,
+            false => draft,
+        };
         let needs = needs(options, seen.waits);
         let (real_topic, told_queue_id) = told;
         let mut receipt = unnumbered(options, told_queue_id, unique_key);
@@ -281,6 +285,11 @@ impl Broker {
             if !properties.is_empty() && !properties.ends_with('\u{2}') {
                 properties = format!("{properties}\u{2}").into();
             }
+            if properties.contains(name::INNER_MULTI_QUEUE_OFFSET) {
+                // Only the store numbers.
+                let others = |name: &str| name != name::INNER_MULTI_QUEUE_OFFSET;
+                properties = properties::filtered(&properties, others).into();
+            }
             if properties.len() > properties::LEN_MAX {
                 return Err(PublishError::properties_too_long(properties.len()));
             }
@@ -312,6 +321,10 @@ impl Broker {
             return Err(PublishError::ForbiddenTopic(item.topic.clone()));
         }
         if let Some(topic) = known {
+            if names::is_light(&topic.name) {
+                // Not one more than there may be.
+                self.inner.lights.queue(&topic.name)?;
+            }
             return Ok(topic);
         }
         let origin = TopicOrigin::send(item);
@@ -386,6 +399,8 @@ struct Seen<'a> {
     waits: bool,
     has_keys: bool,
     is_transactional: bool,
+    /// It names further queues.
+    is_dispatched: bool,
     delay: Delay<'a>,
 }
 
@@ -397,6 +412,7 @@ impl<'a> Seen<'a> {
             waits: true,
             has_keys: false,
             is_transactional: false,
+            is_dispatched: false,
             delay: Delay::default(),
         };
         for (name, value) in properties::iter(properties) {
@@ -409,6 +425,9 @@ impl<'a> Seen<'a> {
                 name::DELAY | name::POP_CK | name::CLUSTER | name::MSG_REGION | name::TRACE_ON => {
                     continue;
                 }
+                // Only the store numbers.
+                name::INNER_MULTI_QUEUE_OFFSET => continue,
+                name::INNER_MULTI_DISPATCH => seen.is_dispatched = true,
                 name::UNIQ_KEY => seen.unique_key = Some(value),
                 name::KEYS => seen.has_keys = !value.trim().is_empty(),
                 name::TRAN_MSG => seen.is_transactional = says_true(value),

@@ -171,7 +171,10 @@ impl Broker {
             });
         }
         let filter = self.resolve_filter(&options, request, &group)?;
-        let queue = topic.queue(&inner.store, request.queue_id);
+        let queue = match names::is_light(&request.topic) && request.queue_id == 0 {
+            true => inner.lights.queue(&request.topic)?,
+            false => topic.queue(&inner.store, request.queue_id),
+        };
         Ok(Plan { topic, group, queue, filter })
     }
 

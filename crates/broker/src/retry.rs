@@ -79,6 +79,7 @@ impl Broker {
                     | name::REAL_TOPIC
                     | name::REAL_QID
                     | name::WAIT
+                    | name::INNER_MULTI_QUEUE_OFFSET
             )
         });
         properties::append(&mut text, name::RETRY_TOPIC, origin);

@@ -844,7 +844,7 @@ impl Broker {
             body: bytes.slice_ref(record.body),
             properties: text.into(),
         };
-        let draft = Draft::new(message, queue);
+        let draft = self.lighten_due(Draft::new(message, queue));
         last_topic.clone_from(&topic);
         let topic = topic.filter(|_| !is_rolled);
         Ok((Some(name), Some(Outgoing { draft, topic })))

@@ -45,6 +45,9 @@ pub(crate) struct Topics {
     own_system_topics: Vec<ByteString>,
     topics_max: usize,
     queues_max: i32,
+    serves_lights: bool,
+    /// Of all light queues together.
+    light_stats: Arc<TopicStats>,
 }
 
 /// Which topics were created or changed lately.
@@ -184,6 +187,8 @@ impl Topics {
                 .collect(),
             topics_max: options.topics_max,
             queues_max: options.topic_queues_max,
+            serves_lights: options.enable_lmq,
+            light_stats: Arc::default(),
             catalog: Arc::new(catalog),
         };
         let missing: Vec<TopicConfig> =
@@ -208,8 +213,24 @@ impl Topics {
         topics
     }
 
+    /// Returns a topic that exists, as light queues always do.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Topic>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        live.or_else(|| {
+            let is_light = self.serves_lights && names::is_light(name);
+            (is_light && names::check_topic(name).is_ok()).then(|| self.light(name))
+        })
+    }
+
+    fn light(&self, name: &str) -> Arc<Topic> {
+        let config = TopicConfig {
+            topic_name: name.to_owned(),
+            read_queue_nums: 1,
+            write_queue_nums: 1,
+            perm: perm::READ | perm::WRITE,
+            ..TopicConfig::default()
+        };
+        Arc::new(Topic::new(config, self.light_stats.clone()))
     }
 
     /// Returns the table, for those who ask for all of it.

@@ -23,6 +23,8 @@ pub struct Draft {
     pub(crate) body_crc: u32,
     pub(crate) len: usize,
     pub(crate) derived: Derived,
+    /// Light queues that get an entry, too.
+    pub(crate) lights: Box<[Arc<Queue>]>,
 }
 
 impl Draft {
@@ -35,8 +37,48 @@ impl Draft {
             derived,
             message,
             queue,
+            lights: Box::default(),
         }
     }
+
+    /// Has the message go to light queues, too: those that its property `INNER_MULTI_DISPATCH` names, in that order, none
+    /// twice. What it gets there is written into its properties when it is numbered. A message of a batch goes nowhere
+    /// else.
+    pub fn with_lights(self, lights: Vec<Arc<Queue>>) -> Draft {
+        Draft { lights: lights.into(), ..self }
+    }
+
+    /// Returns the draft with the offsets in its light queues among its properties; under the lock that numbers.
+    pub(crate) fn with_light_offsets(&self) -> Draft {
+        let mut offsets = String::new();
+        for (count, light) in self.lights.iter().enumerate() {
+            if count > 0 {
+                offsets.push(names::LMQ_SEPARATOR);
+            }
+            offsets.push_str(&light.numbering().next().to_string());
+        }
+        let mut text = self.message.properties.to_string();
+        properties::append(&mut text, properties::name::INNER_MULTI_QUEUE_OFFSET, &offsets);
+        let message = record::Message { properties: text.into(), ..self.message.clone() };
+        Draft { len: message.encoded_len(), message, ..self.clone() }
+    }
+}
+
+/// Returns the light queues that a record names, with its offset in each (Java: `MultiDispatchUtils`,
+/// `ConsumeQueue.multiDispatchLmqQueue`).
+pub(crate) fn lights_of(topic: &str, property_text: &str) -> Vec<(String, i64)> {
+    let list = |name| properties::get(property_text, name).unwrap_or_default();
+    let queues = list(properties::name::INNER_MULTI_DISPATCH);
+    if queues.is_empty() || !names::allows_light(topic) {
+        return Vec::new();
+    }
+    let queues = queues.split(names::LMQ_SEPARATOR);
+    let offsets = list(properties::name::INNER_MULTI_QUEUE_OFFSET).split(names::LMQ_SEPARATOR);
+    if queues.clone().count() != offsets.clone().count() {
+        return Vec::new();
+    }
+    let numbered = queues.zip(offsets).filter(|(queue, _)| names::is_light(queue));
+    numbered.filter_map(|(queue, offset)| Some((queue.to_owned(), offset.parse().ok()?))).collect()
 }
 
 /// One thing to append: a message, or several that are stored all or not at all.
@@ -138,6 +180,25 @@ impl Derived {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn light_queues_are_those_that_have_an_offset() {
+        let text = |queues: &str, offsets: &str| {
+            format!(
+                "INNER_MULTI_DISPATCH\u{1}{queues}\u{2}INNER_MULTI_QUEUE_OFFSET\u{1}{offsets}\u{2}"
+            )
+        };
+        let both = text("%LMQ%a,%LMQ%b", "3,4");
+        let expected = [("%LMQ%a".to_owned(), 3), ("%LMQ%b".to_owned(), 4)];
+        assert_eq!(lights_of("T", &both), expected);
+        assert_eq!(lights_of("T", &text("%LMQ%a,b,%LMQ%c", "3,,x")), expected[..1]);
+        for other in [text("%LMQ%a,%LMQ%b", "3"), "INNER_MULTI_DISPATCH\u{1}%LMQ%a\u{2}".into()] {
+            assert_eq!(lights_of("T", &other), []);
+        }
+        for topic in ["%RETRY%g", "SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC"] {
+            assert_eq!(lights_of(topic, &both), []);
+        }
+    }
 
     const TEXT: &str = "TAGS\u{1}a\u{2}KEYS\u{1}k1 k2\u{2}UNIQ_KEY\u{1}u\u{2}DELAY\u{1}2\u{2}";
 

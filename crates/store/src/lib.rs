@@ -122,6 +122,11 @@ impl Store {
         self.0.views.queues.find(topic, id)
     }
 
+    /// Returns how many queues there are whose topic is one of those that are asked for.
+    pub fn count_queues(&self, is_asked: impl Fn(&str) -> bool) -> usize {
+        self.0.views.queues.all().iter().filter(|queue| is_asked(queue.topic())).count()
+    }
+
     /// Appends each entry of a run, in order, or refuses it; one entry's refusal does not touch the others. Takes one
     /// short lock and does no I/O: call [`Store::drive`] when everything that came together is appended, then wait for
     /// the mark that the acknowledgement needs to pass [`Appended::end`].

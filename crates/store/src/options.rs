@@ -32,6 +32,8 @@ pub struct Options {
     pub enable_consume_queue_ext: bool,
     /// `mappedFileSizeConsumeQueueExt`: bytes of a file of an extension.
     pub mapped_file_size_consume_queue_ext: u64,
+    /// Whether messages go to the light queues that they name, too (`enableLmq` and `enableMultiDispatch`).
+    pub serves_light_queues: bool,
     /// `flushDiskType`.
     pub flush_disk_type: FlushDiskType,
     /// `flushIntervalCommitLog` (500 ms): period of syncs under [`FlushDiskType::AsyncFlush`].
@@ -97,6 +99,7 @@ impl Default for Options {
             mapped_file_size_consume_queue: 6_000_000,
             enable_consume_queue_ext: false,
             mapped_file_size_consume_queue_ext: 48 << 20,
+            serves_light_queues: false,
             flush_disk_type: FlushDiskType::AsyncFlush,
             flush_interval_commit_log: Duration::from_millis(500),
             flush_interval_consume_queue: Duration::from_millis(1000),

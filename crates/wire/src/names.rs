@@ -40,6 +40,8 @@ pub const RETRY_PREFIX: &str = "%RETRY%";
 pub const DLQ_PREFIX: &str = "%DLQ%";
 /// Prefix of a light message queue.
 pub const LMQ_PREFIX: &str = "%LMQ%";
+/// Separates the light queues that a message names.
+pub const LMQ_SEPARATOR: char = ',';
 /// End of a cluster's reply topic, behind `<cluster>_`.
 pub const REPLY_TOPIC_SUFFIX: &str = "_REPLY_TOPIC";
 /// Namespace of order topics in the name server's configuration.
@@ -111,6 +113,19 @@ pub enum BadName {
         "The specified topic is DLQ or Retry topic: {0}, and it's longer than topic max length: 255"
     )]
     RetryTooLong(String),
+}
+
+/// Whether this names a light queue, or a group of its consumers (Java: `MixAll.isLmq`).
+pub fn is_light(name: &str) -> bool {
+    name.starts_with(LMQ_PREFIX)
+}
+
+/// Whether messages of a topic may also go to light queues: not those that only wait to be delivered elsewhere, half
+/// messages among them (Java: `MixAll.topicAllowsLMQ`, which lets half messages through).
+pub fn allows_light(topic: &str) -> bool {
+    !topic.starts_with(RETRY_PREFIX)
+        && !topic.starts_with(SYSTEM_TOPIC_PREFIX)
+        && ![SCHEDULE_TOPIC, TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC].contains(&topic)
 }
 
 /// Whether a client may call itself, or a group of producers, so: any text without control characters.

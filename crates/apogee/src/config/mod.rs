@@ -272,6 +272,7 @@ impl Settings {
         self.store.max_message_size =
             u32::try_from(self.broker.max_message_size).unwrap_or(u32::MAX);
         self.store.message_delay_level = self.broker.delay_levels.clone();
+        self.store.serves_light_queues = self.broker.serves_light_queues();
         self.broker.sync_flush =
             self.store.flush_disk_type == store::options::FlushDiskType::SyncFlush;
     }

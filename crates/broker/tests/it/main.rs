@@ -4,6 +4,7 @@ mod delay;
 mod filters;
 mod groups;
 mod kills;
+mod lights;
 mod model;
 mod publish;
 mod pull;

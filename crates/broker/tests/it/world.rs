@@ -134,6 +134,7 @@ fn open(env: &Env, options: &Options) -> (Store, Broker) {
         } else {
             FlushDiskType::AsyncFlush
         },
+        serves_light_queues: options.serves_light_queues(),
         enable_consume_queue_ext: options.enable_calc_filter_bit_map,
         mapped_file_size_consume_queue_ext: 400,
         max_hash_slot_num: 100,

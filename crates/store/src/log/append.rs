@@ -131,7 +131,14 @@ impl Log {
         stored_at: i64,
         written: u64,
     ) -> Result<Appended, Refused> {
-        let drafts = entry.drafts();
+        let numbered;
+        let drafts = match entry {
+            Entry::One(draft) if !draft.lights.is_empty() => {
+                numbered = [draft.with_light_offsets()];
+                &numbered
+            }
+            Entry::One(_) | Entry::Batch(_) => entry.drafts(),
+        };
         let len: usize = drafts.iter().map(|draft| draft.len).sum();
         let too_long = |draft: &Draft| {
             draft.len > self.limits.record_len_max || draft.message.check_lengths().is_err()
@@ -187,6 +194,10 @@ impl Log {
             tags_code: draft.derived.tags.code(stored_at, &self.limits.delays),
             stored_at,
             keys: draft.derived.keys.clone(),
+            lights: match draft.derived.queued {
+                true => draft.lights.iter().map(|it| (it.clone(), it.numbering().take())).collect(),
+                false => Box::default(),
+            },
         });
         head.end += draft.len as u64;
     }

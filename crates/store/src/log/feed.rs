@@ -18,7 +18,7 @@ use super::{
     scan::{Go, Stopped, scan},
 };
 use crate::{
-    draft::Derived,
+    draft::{Derived, lights_of},
     fault::Fault,
     views::{Queue, index::KeyHashes},
 };
@@ -43,6 +43,8 @@ pub struct DispatchItem {
     pub stored_at: i64,
     /// Hashes under which it is indexed.
     pub keys: KeyHashes,
+    /// Light queues that it has a place in, too, and where.
+    pub lights: Box<[(Arc<Queue>, i64)]>,
 }
 
 /// The items between append and dispatch.
@@ -152,7 +154,12 @@ impl Log {
         let (next, stopped) = scan(&self.segments, range, |at, bytes| {
             let record =
                 Record::decode(bytes, CheckCrc::No).map_err(|what| Fault::Damaged { at, what })?;
-            out.push(DispatchItem::of(&record, at, &self.limits.delays, queue));
+            let mut item = DispatchItem::of(&record, at, &self.limits.delays, queue);
+            if self.limits.serves_light_queues && item.queue.is_some() {
+                let lights = lights_of(record.topic, &record.properties).into_iter();
+                item.lights = lights.map(|(name, offset)| (queue(&name, 0), offset)).collect();
+            }
+            out.push(item);
             left -= 1;
             Ok::<_, Fault>(if left > 0 { Go::On } else { Go::StopBehind })
         })?;
@@ -184,6 +191,7 @@ impl DispatchItem {
             tags_code: derived.tags.code(record.numbers.stored_at, delays),
             stored_at: record.numbers.stored_at,
             keys: derived.keys,
+            lights: Box::default(),
         }
     }
 }

@@ -45,6 +45,7 @@ struct Limits {
     record_len_max: usize,
     backlog_bytes_max: u64,
     delays: Vec<i64>,
+    serves_light_queues: bool,
     sync_each: bool,
 }
 
@@ -83,6 +84,7 @@ impl Log {
                 record_len_max: options.max_message_size as usize + (64 << 10),
                 backlog_bytes_max: options.backlog_bytes_max,
                 delays: options.message_delay_level.clone(),
+                serves_light_queues: options.serves_light_queues,
                 sync_each: options.flush_disk_type == crate::FlushDiskType::SyncFlush,
             },
             marks,

@@ -18,7 +18,7 @@ use env::{Clock, Millis, Step, Wake, Worker};
 
 use super::{
     ExtUnit, Views,
-    queue::{Queue, QueueEntry, Written},
+    queue::{Pusher, Queue, QueueEntry, Written},
     writer::ViewWriter,
 };
 use crate::{
@@ -100,13 +100,14 @@ impl Applier {
                     None => pusher.push(item.queue_offset, entry),
                 }
             }
-            let (is_due, is_touched) = (pusher.list(), pusher.touch());
-            drop(pusher);
-            if is_due {
-                self.writer.list(Arc::clone(queue), first.log_offset, first.stored_at);
-            }
-            if is_touched {
-                self.touched.push(Arc::clone(queue));
+            self.note(queue, pusher, first);
+            for item in group_items {
+                for (light, offset) in &item.lights {
+                    let DispatchItem { log_offset, len, tags_code, .. } = *item;
+                    let mut pusher = light.pusher();
+                    pusher.push(*offset, QueueEntry { log_offset, len, tags_code });
+                    self.note(light, pusher, item);
+                }
             }
             rest = &rest[group..];
         }
@@ -118,6 +119,18 @@ impl Applier {
             });
         }
         count
+    }
+
+    /// Notes that a queue got entries, the first of them of the message `first`.
+    fn note(&mut self, queue: &Arc<Queue>, mut pusher: Pusher<'_>, first: &DispatchItem) {
+        let (is_due, is_touched) = (pusher.list(), pusher.touch());
+        drop(pusher);
+        if is_due {
+            self.writer.list(Arc::clone(queue), first.log_offset, first.stored_at);
+        }
+        if is_touched {
+            self.touched.push(Arc::clone(queue));
+        }
     }
 
     fn apply_to_index(&self, items: &[DispatchItem]) -> Result<(), (usize, io::Error)> {
@@ -137,7 +150,7 @@ impl Applier {
     }
 
     /// Notes that everything below `upto` was applied: between records there may be blanks.
-    pub(crate) fn pass(&mut self, upto: u64) {
+    pub(crate) fn pass(&self, upto: u64) {
         let pushed = self.writer.pushed_to();
         self.writer.pushed(Written { to: pushed.to.max(upto), ..pushed });
         if let Some(index) = &self.views.index {

@@ -17,8 +17,8 @@ use std::{
 };
 
 use env::{Env, Millis};
-use jiff::tz::TimeZone;
 pub use ext::ExtUnit;
+use jiff::tz::TimeZone;
 pub use queue::{Boundary, Layout, Queue, QueueEntry, Queues};
 
 use self::{

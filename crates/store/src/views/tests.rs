@@ -17,7 +17,6 @@ use wire::hash;
 
 use super::{
     Durable, LastStop, Views,
-    ExtUnit,
     dispatch::{Applier, RUN_MAX},
     index::{Found, Index, Shape, Wanted},
     queue::{Boundary, Layout, Queue, QueueEntry, Queues, WriteList, Written},
@@ -42,8 +41,7 @@ pub(super) fn layout() -> Layout {
 }
 
 fn open(disk: &Arc<dyn Disk>, last_stop: LastStop, trusted: u64, log_min: u64) -> Queues {
-    Queues::open(Arc::clone(disk), layout(), last_stop, trusted, log_min)
-        .expect("opens")
+    Queues::open(Arc::clone(disk), layout(), last_stop, trusted, log_min).expect("opens")
 }
 
 fn entry(n: u64) -> QueueEntry {
@@ -391,10 +389,11 @@ impl World {
             tags_code: record.stored_at,
             stored_at: record.stored_at,
             keys: record.keys.iter().copied().collect(),
+            lights: Box::default(),
         };
         let items: Vec<_> = self.log[self.applied..].iter().map(item).collect();
         let bit_map = |_: &Queue, item: &DispatchItem| {
-            (item.log_offset % 3 > 0).then(|| vec![7; (item.log_offset % 40) as usize])
+            (!item.log_offset.is_multiple_of(3)).then(|| vec![7; (item.log_offset % 40) as usize])
         };
         for run in items.chunks(7) {
             self.applied += self.applier.apply(run, &bit_map);

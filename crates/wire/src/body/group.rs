@@ -115,6 +115,8 @@ pub struct ConsumerOffsetTable {
     pub data_version: DataVersion,
     /// Topics by group: derived from the table, so nobody believes what was read.
     pub group_topic_map: Option<BTreeMap<String, Vec<String>>>,
+    /// Offset of the next message of light queues' groups, by `topic@group` (in `lmqConsumerOffset.json`).
+    pub lmq_offset_table: Option<BTreeMap<String, i64>>,
     /// Offset of the next message, by `topic@group` and queue.
     pub offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
     /// Offset of the next message to pull, in the same form (5.5.0).
