@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     bench::Bench,
-    config::{Layers, Style},
+    config::{Layers, Settings, Style},
+    filters::Filter,
 };
 
 /// What the process was asked to do.
@@ -18,6 +19,8 @@ pub(crate) enum Task {
     Run(Plan),
     /// Print the configuration, and do nothing else.
     Print(Layers, Print),
+    /// Attach, detach or list code filters.
+    Filter(Filter),
     /// Measure a server.
     Bench(Bench),
 }
@@ -81,13 +84,17 @@ enum Command {
         #[arg(long, hide = true)]
         markdown: bool,
     },
+    /// Attaches modules of WebAssembly that say which messages of a topic a group gets.
+    #[command(subcommand)]
+    Filter(Filter),
     /// Measures any server of the protocol.
     #[command(subcommand)]
     Bench(Bench),
 }
 
+/// The flags of a role, and of what works on its files.
 #[derive(Debug, Args)]
-struct Run {
+pub(crate) struct Run {
     /// Roles of this process.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "namesrv,broker")]
     role: Vec<Role>,
@@ -158,6 +165,7 @@ fn ours(arguments: Arguments) -> Task {
         Command::Config { run, markdown } => {
             Task::Print(run.plan().layers, if markdown { Print::Markdown } else { Print::All })
         }
+        Command::Filter(filter) => Task::Filter(filter),
         Command::Bench(bench) => Task::Bench(bench),
     }
 }
@@ -174,6 +182,11 @@ fn original(arguments: Original, role: Role) -> Task {
 }
 
 impl Run {
+    /// Returns what a process with these flags would go by.
+    pub(crate) fn settings(self) -> anyhow::Result<Settings> {
+        Ok(self.plan().layers.load()?.settings)
+    }
+
     fn plan(self) -> Plan {
         let style = if self.config.is_empty() { Style::Apogee } else { Style::Original };
         let mut layers = layers(style, self.config);
@@ -220,7 +233,7 @@ mod tests {
         let words = std::iter::once("apogee").chain(words.iter().copied());
         match ours(Arguments::try_parse_from(words).unwrap()) {
             Task::Run(plan) => plan,
-            Task::Print(..) | Task::Bench(_) => panic!("not a run"),
+            Task::Print(..) | Task::Filter(_) | Task::Bench(_) => panic!("not a run"),
         }
     }
 

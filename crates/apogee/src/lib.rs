@@ -8,6 +8,7 @@ mod args;
 mod banner;
 mod bench;
 mod config;
+mod filters;
 mod machine;
 mod roles;
 mod signals;
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
     let done = match args::parse() {
         Task::Run(plan) => run(&plan, began),
         Task::Print(layers, print) => print_config(&layers, print),
+        Task::Filter(filter) => filter.run(),
         Task::Bench(bench) => bench.run(),
     };
     match done {

@@ -7,7 +7,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use broker::filter::sql92::Condition;
+use broker::filter::{code::CodeFilter, sql92::Condition};
 use bytes::BytesMut;
 use wire::{
     properties,
@@ -52,6 +52,22 @@ fn main() {
                 .is_ok_and(|record| condition.matches(&record.properties))
         });
         time(&format!("{what}, compiling"), || Condition::compile(expression, 1 << 16).is_ok());
+    }
+    code_filters(&properties);
+}
+
+/// What a code filter costs: a module that says yes, and the example over a body of 1 KiB.
+fn code_filters(properties: &str) {
+    let limits = broker::Options::default().code_filter_limits();
+    let yes = r#"(module (memory (export "memory") 1)
+        (func (export "alloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "filter") (param i32 i32 i32 i32) (result i32) (i32.const 1)))"#;
+    let yes = wat::parse_str(yes).expect("parses");
+    let example = include_bytes!("../../../fixtures/filters/example.wasm");
+    let body = [b'x'; 1024];
+    for (what, module) in [("a module that says yes", &yes[..]), ("the example", &example[..])] {
+        let filter = CodeFilter::load(module, limits).expect("a good module");
+        time(&format!("{what}, on a body of 1 KiB"), || filter.passes(properties, &body).is_ok());
     }
 }
 

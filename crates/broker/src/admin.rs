@@ -114,6 +114,9 @@ impl Broker {
         put("apogee.producers", producers.to_string());
         put("apogee.waitingPulls", inner.parked.count().to_string());
         put("apogee.filters", inner.filters.count().to_string());
+        let (code_filters, errors) = inner.code_filters.counts();
+        put("apogee.codeFilters", code_filters.to_string());
+        put("apogee.codeFilterErrors", errors.to_string());
         put("apogee.filteredMessages", stats.filtered.messages().to_string());
         info
     }

@@ -37,6 +37,7 @@ use crate::{
     config::Config,
     delay::{DelayLevels, DelayOffsetTable},
     filter::{
+        code::CodeFilters,
         registry::{self, Registry},
         tag::is_tag_type,
     },
@@ -74,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) clients: Clients,
     pub(crate) offsets: Offsets,
     pub(crate) locks: Locks,
+    pub(crate) code_filters: CodeFilters,
     pub(crate) lights: Lights,
     pub(crate) parked: Parked,
     pub(crate) delay_levels: DelayLevels,
@@ -189,6 +191,7 @@ impl Broker {
             filters,
             offsets,
             locks: Locks::new(lease, options.locks_max),
+            code_filters: CodeFilters::new(&env, &dir, &options),
             lights: Lights::new(&store, &options),
             parked: Parked::new(options.parked_pulls_max),
             delay_levels: DelayLevels::new(
@@ -270,6 +273,7 @@ impl Broker {
         let mut is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
         is_more |= self.are_timers_due(now) && self.tick_timers();
         if due.clients {
+            inner.code_filters.look();
             inner.clients.tick(time, &inner.options.read(), &inner.groups);
         }
         if due.sample {

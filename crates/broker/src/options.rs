@@ -98,6 +98,14 @@ pub struct Options {
     pub filter_data_clean_time_span: Millis,
     /// `enableCalcFilterBitMap`: say in the queue's extension which groups' conditions a message fulfils.
     pub enable_calc_filter_bit_map: bool,
+    /// Our own, `codeFiltersMax`: modules that may be attached.
+    pub code_filters_max: usize,
+    /// Our own, `codeFilterModuleBytesMax`: bytes of a module.
+    pub code_filter_module_bytes_max: usize,
+    /// Our own, `codeFilterFuelMax`: instructions, roughly, that a module may take for a message.
+    pub code_filter_fuel_max: u64,
+    /// Our own, `codeFilterMemoryMax`: bytes of memory that a module may have for a message.
+    pub code_filter_memory_max: usize,
     /// `enableLmq`: names that begin with `%LMQ%` are light queues and groups of their consumers.
     pub enable_lmq: bool,
     /// `enableMultiDispatch`: with it messages go to the light queues that they name.
@@ -209,6 +217,10 @@ impl Default for Options {
             filter_support_retry: false,
             filter_data_clean_time_span: 86_400_000,
             enable_calc_filter_bit_map: false,
+            code_filters_max: 64,
+            code_filter_module_bytes_max: 1 << 20,
+            code_filter_fuel_max: 1_000_000,
+            code_filter_memory_max: 8 << 20,
             enable_lmq: false,
             enable_multi_dispatch: false,
             max_lmq_consume_queue_num: 20_000,

@@ -170,7 +170,10 @@ impl Broker {
                 consumer: cx.remote,
             });
         }
-        let filter = self.resolve_filter(&options, request, &group)?;
+        let mut filter = self.resolve_filter(&options, request, &group)?;
+        if let Some(code) = inner.code_filters.get(&request.topic, &request.group) {
+            filter = MessageFilter::Code { first: Box::new(filter), code };
+        }
         let queue = match names::is_light(&request.topic) && request.queue_id == 0 {
             true => inner.lights.queue(&request.topic)?,
             false => topic.queue(&inner.store, request.queue_id),

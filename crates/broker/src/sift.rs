@@ -12,8 +12,8 @@ use store::{ExtUnit, Fault, Queue, QueueEntry};
 use crate::{
     Broker,
     api::{PullError, PullStatus},
-    filter::MessageFilter,
     blocking,
+    filter::MessageFilter,
     pull::{Look, Scan, read_log},
 };
 
@@ -23,8 +23,9 @@ const ENTRIES_MAX: usize = 128;
 const RUN_BYTES_MAX: u32 = 64 << 10;
 /// Bytes of records that one pull judges.
 const BYTES_MAX: u64 = 4 << 20;
-/// How long one pull judges records.
+/// How long one pull judges records, with a condition and with a module.
 const TIME_MAX: Duration = Duration::from_millis(20);
+const CODE_TIME_MAX: Duration = Duration::from_millis(5);
 
 impl Broker {
     /// Goes through the queue from `look.next` on, until the pull is full or has done enough.
@@ -38,14 +39,17 @@ impl Broker {
         let inner = &*self.inner;
         let (first, begun) = (look.next, inner.env.clock.monotonic());
         let mut judged = 0;
+        let (tags, clock) = (filter.tags(), &inner.env.clock);
+        let until = begun + if filter.is_slow() { CODE_TIME_MAX } else { TIME_MAX };
         let (mut entries, mut units) = (Vec::with_capacity(ENTRIES_MAX), Vec::new());
         loop {
             entries.clear();
             units.clear();
             read_extended(queue, look.next, &mut entries, &mut units).await?;
-            let is_out = |at: usize| match units.get(at) {
-                Some(Some(unit)) => !filter.may_match(unit),
-                Some(None) | None => false,
+            let is_out = |at: usize| {
+                let unit = units.get(at).and_then(Option::as_ref);
+                !tags.matches(entries[at].tags_code)
+                    || unit.is_some_and(|unit| !filter.may_match(unit))
             };
             if entries.is_empty() {
                 if look.next == first {
@@ -74,7 +78,7 @@ impl Broker {
                 let run = &entries[at..end];
                 match read_log(&inner.store, entry.log_offset, len).await {
                     Ok(bytes) => {
-                        if self.judge(run, &bytes, filter, &mut scan, look) {
+                        if self.judge(run, &bytes, filter, until, &mut scan, look) {
                             return Ok(());
                         }
                     }
@@ -90,8 +94,7 @@ impl Broker {
                 }
                 judged += u64::from(len);
                 at = end;
-                let is_enough =
-                    judged >= BYTES_MAX || inner.env.clock.monotonic() - begun >= TIME_MAX;
+                let is_enough = judged >= BYTES_MAX || clock.monotonic() >= until;
                 if is_enough {
                     return Ok(());
                 }
@@ -102,22 +105,25 @@ impl Broker {
         }
     }
 
-    /// Judges records that lie side by side; says whether the pull is full.
+    /// Judges records that lie side by side; says whether the pull is over.
     fn judge(
         &self,
         run: &[QueueEntry],
         bytes: &Bytes,
         filter: &MessageFilter,
+        until: Duration,
         scan: &mut Scan,
         look: &mut Look,
     ) -> bool {
         let filters = &self.inner.filters;
         let (mut at, mut kept) = (0, 0..0);
         let mut dropped = 0;
-        let mut is_full = false;
-        for entry in run {
-            if scan.is_over(entry, look) {
-                is_full = true;
+        let mut is_over = false;
+        for (count, entry) in run.iter().enumerate() {
+            let is_late =
+                count > 0 && filter.is_slow() && self.inner.env.clock.monotonic() >= until;
+            if is_late || scan.is_over(entry, look) {
+                is_over = true;
                 break;
             }
             let queue_offset = look.next;
@@ -142,7 +148,7 @@ impl Broker {
         }
         look.keep(bytes, kept);
         self.inner.stats.filtered.add(dropped, 0);
-        is_full
+        is_over
     }
 }
 

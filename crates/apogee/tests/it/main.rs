@@ -2,6 +2,7 @@
 
 mod address;
 mod config;
+mod filter;
 mod hostile;
 mod kill;
 mod server;

@@ -6,6 +6,7 @@
 //! (Java: `ExpressionMessageFilter`, `ExpressionForRetryMessageFilter`)
 
 mod bloom;
+pub mod code;
 pub(crate) mod registry;
 pub mod sql92;
 pub(crate) mod tag;
@@ -21,6 +22,7 @@ use wire::{
 };
 
 use self::{
+    code::Attached,
     registry::{Registered, Registry},
     sql92::Condition,
     tag::TagFilter,
@@ -37,6 +39,8 @@ pub(crate) enum MessageFilter {
     Registered(Arc<Registered>),
     /// Retries of a group: of each topic the group's condition on it (`filterSupportRetry`).
     Retries { group: ByteString },
+    /// What passes this, and a module that an administrator has attached.
+    Code { first: Box<MessageFilter>, code: Arc<Attached> },
 }
 
 impl MessageFilter {
@@ -57,8 +61,14 @@ impl MessageFilter {
     pub(crate) fn tags(&self) -> TagFilter {
         match self {
             Self::Tags(tags) => tags.clone(),
+            Self::Code { first, .. } => first.tags(),
             Self::Condition(_) | Self::Registered(_) | Self::Retries { .. } => TagFilter::All,
         }
+    }
+
+    /// Whether each message may take long.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, Self::Code { .. })
     }
 
     /// Whether records have to be looked into.
@@ -70,6 +80,7 @@ impl MessageFilter {
     pub(crate) fn may_match(&self, unit: &ExtUnit) -> bool {
         match self {
             Self::Registered(registered) => registered.may_match(unit),
+            Self::Code { first, .. } => first.may_match(unit),
             Self::Tags(_) | Self::Condition(_) | Self::Retries { .. } => true,
         }
     }
@@ -80,6 +91,11 @@ impl MessageFilter {
             Self::Tags(_) => return true,
             Self::Condition(condition) => condition,
             Self::Registered(registered) => &registered.condition,
+            Self::Code { first, code } => {
+                return first.passes(record, registry)
+                    && Record::decode(record, CheckCrc::No)
+                        .is_ok_and(|record| code.passes(&record));
+            }
             Self::Retries { group } => {
                 let Ok(record) = Record::decode(record, CheckCrc::No) else { return false };
                 let topic = properties::get(&record.properties, name::RETRY_TOPIC);

@@ -1,5 +1,6 @@
 //! The rules from outside: what a door sees of a broker on a simulated disk and clock.
 
+mod code_filters;
 mod delay;
 mod filters;
 mod groups;

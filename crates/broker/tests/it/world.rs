@@ -116,6 +116,17 @@ impl World {
         self.store.step_all();
     }
 
+    /// Puts a file below the directory of the tables.
+    pub(crate) fn put_file(&self, name: &str, content: &[u8]) {
+        let path = self.store.config_dir().join(name);
+        self.env.disk.create_dir_all(path.parent().expect("a directory")).expect("a healthy disk");
+        env::write_whole(&*self.env.disk, &path, content).expect("a healthy disk");
+    }
+
+    pub(crate) fn remove_file(&self, name: &str) {
+        self.env.disk.remove(&self.store.config_dir().join(name)).expect("it is there");
+    }
+
     pub(crate) fn file(&self, name: &str) -> String {
         let path = self.store.config_dir().join(name);
         let bytes = env::read_whole(&*self.env.disk, &path, 1 << 20).expect("readable");
