@@ -603,24 +603,23 @@ impl Broker {
 const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 
 /// Refuses a heartbeat whose names are too long to be kept, or no text.
-fn check_names(data: &HeartbeatData) -> Result<(), HeartbeatError> {
+fn check_heartbeat(data: &HeartbeatData) -> Result<(), HeartbeatError> {
     if data.client_id.is_empty() {
         return Err(HeartbeatError::NoClientId);
     }
     let consumers = &data.consumer_data_set;
-    let subscriptions = || consumers.iter().flat_map(|data| &data.subscription_data_set);
     let ids = [("clientID", data.client_id.as_str())].into_iter();
     let consuming = consumers.iter().map(|data| ("group", data.group_name.as_str()));
     let producing = data.producer_data_set.iter().map(|data| ("group", data.group_name.as_str()));
-    let topics = subscriptions().map(|data| ("topic", data.topic.as_str()));
-    let kinds = subscriptions().map(|data| ("expressionType", data.expression_type.as_str()));
-    ids.chain(consuming)
-        .chain(producing)
-        .chain(topics)
-        .chain(kinds)
-        .try_for_each(|(what, name)| names::check_client_name(what, name))
-        .map_err(|bad| HeartbeatError::InvalidName(bad.to_string()))?;
-    for data in subscriptions() {
+    check_names(ids.chain(consuming).chain(producing))?;
+    consumers.iter().try_for_each(|consumer| check_subscriptions(&consumer.subscription_data_set))
+}
+
+fn check_subscriptions(set: &[SubscriptionData]) -> Result<(), HeartbeatError> {
+    let topics = set.iter().map(|data| ("topic", data.topic.as_str()));
+    let kinds = set.iter().map(|data| ("expressionType", data.expression_type.as_str()));
+    check_names(topics.chain(kinds))?;
+    for data in set {
         let tags: usize = data.tags_set.iter().map(String::len).sum();
         let bytes = data.sub_string.len() + tags + data.code_set.len() * size_of::<i32>();
         if bytes > EXPRESSION_BYTES_MAX {
@@ -631,6 +630,33 @@ fn check_names(data: &HeartbeatData) -> Result<(), HeartbeatError> {
         }
     }
     Ok(())
+}
+
+fn check_names<'a>(
+    mut named: impl Iterator<Item = (&'static str, &'a str)>,
+) -> Result<(), HeartbeatError> {
+    named
+        .try_for_each(|(what, name)| names::check_client_name(what, name))
+        .map_err(|bad| HeartbeatError::InvalidName(bad.to_string()))
+}
+
+impl Broker {
+    /// Takes over the subscriptions that a member of `group` names when it is asked, as if it had sent a heartbeat.
+    ///
+    /// # Errors
+    /// The bounds of [`Session::heartbeat`].
+    pub fn resubscribe(
+        &self,
+        group: &str,
+        set: Vec<SubscriptionData>,
+    ) -> Result<(), HeartbeatError> {
+        let subscriptions_max = self.inner.options.read().subscriptions_max;
+        check_subscriptions(&set)?;
+        let Some(known) = self.inner.clients.group(group) else { return Ok(()) };
+        self.inner.filters.register(group, &set);
+        known.state().subscribe(set, subscriptions_max);
+        Ok(())
+    }
 }
 
 impl Session {
@@ -646,7 +672,7 @@ impl Session {
         let inner = &self.broker.inner;
         let options = inner.options.read();
         let client_id = ByteString::from(data.client_id.as_str());
-        check_names(&data)?;
+        check_heartbeat(&data)?;
         let joining = Joining {
             channel: &self.channel,
             cx,

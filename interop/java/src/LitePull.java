@@ -3,6 +3,7 @@ import java.util.Collection;
 import java.util.HashSet;
 import java.util.Set;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageQueue;
 
@@ -20,18 +21,14 @@ public final class LitePull implements Interop.Body {
     private static void assigned(String topic, Set<String> sent) throws Exception {
         DefaultLitePullConsumer consumer = consumer("assigned");
         consumer.setAutoCommit(false);
+        // no seek right after assign: it interrupts whatever pull thread of the client runs by then, and a 5.5.0 client
+        // can lose what that thread was about to hand over
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.start();
         try {
             Collection<MessageQueue> queues = new ArrayList<>(consumer.fetchMessageQueues(topic));
             Interop.equal("queues", 4, queues.size());
             consumer.assign(queues);
-            for (MessageQueue queue : queues) {
-                // a 5.5.0 client can cut its own connection here: seek interrupts the pull that assign began
-                Interop.eventually("seek", () -> {
-                    consumer.seek(queue, 0);
-                    return true;
-                });
-            }
             Interop.equal("all from the first offset", sent, poll(consumer, 100));
             MessageQueue one = queues.iterator().next();
             long max = Interop.producer.maxOffset(one);

@@ -56,7 +56,8 @@ impl V4 {
 impl Service for V4 {
     fn connected(&self, connection: &Connection) -> Box<dyn Handler> {
         let clients = self.broker.connect(Arc::new(Channel(connection.clone())));
-        Box::new(Session { door: self.clone(), clients, remote: connection.remote() })
+        let inquiry = relay::Inquiry::new(connection.clone(), self.clock.clone());
+        Box::new(Session { door: self.clone(), clients, inquiry, remote: connection.remote() })
     }
 }
 
@@ -64,6 +65,7 @@ impl Service for V4 {
 pub(crate) struct Session {
     pub(crate) door: V4,
     pub(crate) clients: broker::Session,
+    pub(crate) inquiry: relay::Inquiry,
     remote: SocketAddr,
 }
 

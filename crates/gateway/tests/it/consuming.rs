@@ -24,7 +24,7 @@ fn field(frame: &Frame, name: &str) -> i64 {
 }
 
 /// The bodies of the records of an answer.
-fn bodies(frame: &Frame) -> Vec<String> {
+pub(crate) fn bodies(frame: &Frame) -> Vec<String> {
     let bytes = frame.body_bytes();
     let mut rest = &bytes[..];
     let mut bodies = Vec::new();

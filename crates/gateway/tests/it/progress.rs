@@ -6,8 +6,10 @@ use remoting::{Handler, Replies};
 use wire::{
     body::{
         MessageQueue,
-        client::SubscriptionData,
-        client::{ConsumerData, GroupSubscription, HeartbeatData, ProducerData, ProducerTable},
+        client::{
+            ConsumerData, ConsumerRunningInfo, GroupSubscription, HeartbeatData, ProducerData,
+            ProducerTable, SubscriptionData,
+        },
         group::GroupForbidden,
         progress::{
             ConsumeStatsList, ConsumerStatus, CorrectionOffsets, ResetOffsetList, ResetOffsets,
@@ -20,7 +22,10 @@ use wire::{
     record::{CheckCrc, Record},
 };
 
-use crate::support::{World, ask, but, done, pull, request, with_body};
+use crate::{
+    consuming::bodies,
+    support::{World, ask, but, done, pull, request, send_with, with_body},
+};
 
 fn heartbeat(client_id: &str, language: Language) -> Frame {
     let subscription = SubscriptionData::parse("T", "*", "TAG").unwrap();
@@ -116,6 +121,46 @@ async fn a_consumer_is_asked_and_its_answer_passed_on() {
         ])
         .await;
     drop(consumer);
+}
+
+/// A consumer that subscribes to the tag `a` and says so when it is asked; version 7 is its latest.
+struct Subscribed;
+
+impl Handler for Subscribed {
+    fn run(&mut self, run: &mut Vec<Frame>, replies: &mut Replies) {
+        for question in run.drain(..) {
+            if question.request_code() == RequestCode::GET_CONSUMER_RUNNING_INFO {
+                assert_eq!(question.ext.get("clientId"), Some("c1"));
+                let subscription = SubscriptionData {
+                    sub_version: 7,
+                    ..SubscriptionData::parse("T", "a", SubscriptionData::TAG).unwrap()
+                };
+                let info = ConsumerRunningInfo { subscription_set: vec![subscription] };
+                let answer = question.respond(ResponseCode::SUCCESS);
+                replies.push(&answer.with_body(fastjson::encode(&info)));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_whose_heartbeat_is_late_is_asked_what_it_subscribes_to() {
+    let world = World::new().await;
+    world.done(send_with("T", 0, "of a", "TAGS\u{1}a\u{2}")).await;
+    world.done(send_with("T", 0, "of b", "TAGS\u{1}b\u{2}")).await;
+    world.readable("T", 0, 2).await;
+    let of_version = |version: &str| {
+        let pull = but(pull("T", 0, 0), "sysFlag", "0");
+        but(pull, "subVersion", version)
+    };
+    let consumer = world.connect(Subscribed).await;
+    done(&consumer, heartbeat("c1", Language::JAVA)).await;
+    assert_eq!(bodies(&done(&consumer, of_version("0")).await), ["of a", "of b"]);
+    assert_eq!(bodies(&done(&consumer, of_version("7")).await), ["of a"]);
+    // It has no newer one, and nobody but a member of the group is asked.
+    let code = ResponseCode::SUBSCRIPTION_NOT_LATEST;
+    assert_eq!(ask(&consumer, of_version("8")).await.response_code(), code);
+    world.refuses(vec![(of_version("9"), code, "subscription")]).await;
 }
 
 #[tokio::test]

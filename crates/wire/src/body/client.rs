@@ -95,6 +95,14 @@ pub enum ConsumeFromWhere {
     ConsumeFromTimestamp,
 }
 
+/// What a consumer says of itself, as far as a broker reads it (Java: `ConsumerRunningInfo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConsumerRunningInfo {
+    /// What it subscribes to now.
+    pub subscription_set: Vec<SubscriptionData>,
+}
+
 /// What of a topic a group wants (Java: `SubscriptionData`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -36,10 +36,17 @@ pub(crate) fn pull(session: &Session, request: Frame, replies: &mut Replies) {
     };
     let caller = session.caller(&request);
     let broker = session.door.broker.clone();
+    let inquiry = session.inquiry.clone();
     // A long poll keeps nothing of the buffer that it came in, which may have come with a megabyte of sends.
     let request = Frame { ext: Ext::default(), body: Body::new(), remark: None, ..request };
     replies.park(async move {
-        let answer = match broker.pull(&caller, asked).await {
+        let mut outcome = broker.pull(&caller, asked.clone()).await;
+        if matches!(outcome, Err(PullError::SubscriptionNotLatest | PullError::FilterDataNotLatest))
+            && inquiry.learn(&broker, &asked.group).await
+        {
+            outcome = broker.pull(&caller, asked).await;
+        }
+        let answer = match outcome {
             Ok(pulled) => pulled_response(&request, pulled),
             Err(error) => refusal(&request, error),
         };

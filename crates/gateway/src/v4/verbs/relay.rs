@@ -3,14 +3,15 @@
 //! Question and answer are passed on as they are. A consumer behind another door has no connection of this protocol and
 //! cannot be asked. (Java: `AdminBrokerProcessor#callConsumer`, `Broker2Client`)
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use broker::{Broker, api::Consumer};
 use bytes::Bytes;
-use remoting::CallError;
-use tokio::task::JoinSet;
+use env::Clock;
+use remoting::{CallError, Connection};
+use tokio::{sync::Mutex, task::JoinSet};
 use wire::{
-    body::progress::ConsumerStatus,
+    body::{client::ConsumerRunningInfo, progress::ConsumerStatus},
     code::{RequestCode, ResponseCode, version},
     fastjson,
     frame::Frame,
@@ -28,6 +29,10 @@ use super::with_json;
 /// How long one consumer may take to answer, and each of several.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_WITH_EACH: Duration = Duration::from_secs(5);
+
+/// How long a client may take to say what it subscribes to, and for how long it is then not asked again.
+const INQUIRY_PATIENCE: Duration = Duration::from_secs(3);
+const INQUIRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// GET_CONSUMER_RUNNING_INFO: how a consumer says that it is doing.
 pub(crate) async fn running_info(broker: &Broker, request: &Frame) -> Answer {
@@ -93,6 +98,58 @@ pub(crate) async fn status(broker: &Broker, request: &Frame) -> Answer {
     }
     let body = ConsumerStatus { consumer_table, ..ConsumerStatus::default() };
     Ok(with_json(success(request), &body))
+}
+
+/// Asks the consumer of one connection what it subscribes to now.
+///
+/// A 5.x client gives its subscriptions a new version at each rebalance and then sends a heartbeat, unless another one is
+/// under way just then: its pulls name a version that no heartbeat brings for half a minute. The original refuses them
+/// until then.
+#[derive(Clone)]
+pub(crate) struct Inquiry {
+    connection: Connection,
+    clock: Clock,
+    /// When the client was last asked. Pulls of several queues come at once and share one question.
+    asked_at: Arc<Mutex<Option<Duration>>>,
+}
+
+impl Inquiry {
+    pub(crate) fn new(connection: Connection, clock: Clock) -> Inquiry {
+        Inquiry { connection, clock, asked_at: Arc::default() }
+    }
+
+    /// Has the broker know the subscriptions of this member of `group`; says whether it may know more than before.
+    pub(crate) async fn learn(&self, broker: &Broker, group: &str) -> bool {
+        let came_at = self.clock.monotonic();
+        let mut asked_at = self.asked_at.lock().await;
+        if let Some(asked_at) = *asked_at {
+            if asked_at >= came_at {
+                return true;
+            }
+            if came_at - asked_at < INQUIRY_PAUSE {
+                return false;
+            }
+        }
+        let mut members = broker.consumers(group).into_iter();
+        let id = self.connection.id();
+        let Some(member) = members.find(|member| member.channel.id() == id) else { return false };
+        if member.version < version::V3_1_8 {
+            return false;
+        }
+        let header = OneConsumer {
+            consumer_group: group,
+            client_id: &member.client_id,
+            ..OneConsumer::default()
+        };
+        let question = Frame::request(RequestCode::GET_CONSUMER_RUNNING_INFO, &header);
+        let answer = self.connection.call(question, INQUIRY_PATIENCE).await;
+        *asked_at = Some(self.clock.monotonic());
+        let Ok(answer) = answer else { return false };
+        let is_success = answer.response_code() == ResponseCode::SUCCESS;
+        let info = is_success.then(|| fastjson::decode(&answer.body_bytes()).ok()).flatten();
+        let Some(ConsumerRunningInfo { subscription_set }) = info else { return false };
+        !subscription_set.is_empty() && broker.resubscribe(group, subscription_set).is_ok()
+    }
 }
 
 /// Passes a question on to one consumer, and its answer back.
