@@ -242,6 +242,91 @@ pub struct TableFull {
     pub key: &'static str,
 }
 
+// ----------------------------------------------------------------------------------------------------- transactions
+
+/// How a producer ends a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The message is delivered.
+    Commit,
+    /// It never is.
+    Rollback,
+}
+
+impl Verdict {
+    /// Returns the word for what was done.
+    pub fn done(self) -> &'static str {
+        match self {
+            Verdict::Commit => "committed",
+            Verdict::Rollback => "rolled back",
+        }
+    }
+}
+
+/// The end of a transaction, as a producer says it. Any record of the half message may be named, also one that was put
+/// back since.
+#[derive(Debug, Clone)]
+pub struct EndTransaction {
+    /// The producer's group.
+    pub group: ByteString,
+    /// The log offset of the half record.
+    pub log_offset: i64,
+    /// Its queue offset.
+    pub queue_offset: i64,
+    /// What is to become of it.
+    pub verdict: Verdict,
+    /// The broker had asked.
+    pub from_check: bool,
+}
+
+/// An end that was taken: durable when the mark that it needs has reached its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The log offset after what was appended for it.
+    pub end: u64,
+    /// The mark to wait for before answering.
+    pub needs: Needs,
+}
+
+/// Why a transaction was not ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndError {
+    /// No half message lies there. SYSTEM_ERROR.
+    #[error("Find prepared transaction message failed")]
+    NotFound,
+    /// Another group has sent it. SYSTEM_ERROR.
+    #[error("The producer group wrong")]
+    WrongGroup,
+    /// The record lies elsewhere in the queue. SYSTEM_ERROR.
+    #[error("The transaction state table offset wrong")]
+    WrongQueueOffset,
+    /// The record lies elsewhere in the log. SYSTEM_ERROR.
+    #[error("The commit log offset wrong")]
+    WrongLogOffset,
+    /// A message with a time for its first check can be ended afterwards only when the broker asks. ILLEGAL_OPERATION.
+    #[error(
+        "the time that CHECK_IMMUNITY_TIME_IN_SECONDS gave this transaction is over; wait for the broker's check"
+    )]
+    TooLate,
+    /// It was ended the other way before. ILLEGAL_OPERATION.
+    #[error("the transaction was {} before; its end cannot be changed", before.done())]
+    Contradicts {
+        /// How it has ended.
+        before: Verdict,
+    },
+    /// It has ended, and how is no longer known. ILLEGAL_OPERATION.
+    #[error(
+        "the transaction has ended before, and how is no longer known; raise `endedTransactionsMax` to repeat ends for longer"
+    )]
+    Forgotten,
+    /// The log did not take what ends it. The code is that of the send, but SYSTEM_ERROR when the broker is busy.
+    #[error(transparent)]
+    Publish(PublishError),
+    /// Reading the log failed. SYSTEM_ERROR.
+    #[error("reading the log failed: {0}")]
+    Store(String),
+}
+
 // ------------------------------------------------------------------------------------------------------------- pull
 
 /// A request for messages of one queue from an offset on.
@@ -657,6 +742,8 @@ pub enum ClientCommand {
         /// The consumer group.
         group: ByteString,
     },
+    /// A half message of the producer's group waits: say what became of its transaction.
+    CheckTransaction(Arc<TransactionCheck>),
     /// An administrator has set the group: consume from these offsets on.
     OffsetsReset(OffsetsReset),
 }
@@ -676,6 +763,23 @@ pub struct OffsetsReset {
     pub offsets: Arc<BTreeMap<i32, i64>>,
     /// The client is written in C++, and reads a list.
     pub as_list: bool,
+}
+
+/// A half message that a producer is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionCheck {
+    /// The name of this broker.
+    pub broker_name: ByteString,
+    /// The unique key of the message.
+    pub unique_key: ByteString,
+    /// Where its latest record lies in its queue.
+    pub queue_offset: i64,
+    /// Where it lies in the log.
+    pub log_offset: u64,
+    /// The address in its message id.
+    pub store_host: SocketAddr,
+    /// The message as it was sent, encoded as a record.
+    pub record: Bytes,
 }
 
 /// The client cannot be told.

@@ -50,6 +50,7 @@ use crate::{
     stats::{SAMPLE_PERIOD, Stats},
     timer::{TimerMetrics, Timers},
     topics::Topics,
+    transaction::Transactions,
     unique_key::UniqueKeys,
 };
 
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) delay_levels: DelayLevels,
     /// None with `timerWheelEnable=false`.
     pub(crate) timers: Option<Timers>,
+    pub(crate) transactions: Transactions,
     pub(crate) stats: Stats,
     pub(crate) unique_keys: UniqueKeys,
     /// The properties that the broker adds to each message: cluster, region, trace.
@@ -153,6 +155,9 @@ pub enum OpenError {
     /// The files of the timers do not fit, or cannot be read.
     #[error("the timers cannot be opened: {0}")]
     Timers(#[from] store::OpenError),
+    /// The queues of transactions cannot be read.
+    #[error("the queues of transactions cannot be read: {0}")]
+    Transactions(Fault),
 }
 
 impl Broker {
@@ -183,6 +188,9 @@ impl Broker {
             (name::MSG_REGION, options.region_id.as_str()),
             (name::TRACE_ON, if options.trace_on { "true" } else { "false" }),
         ]);
+        let metrics = table(&store, &env, "transactionMetrics")?;
+        let transactions = Transactions::open(&options, &store, &env, &offsets, metrics)
+            .map_err(OpenError::Transactions)?;
         let lease = Duration::from_millis(options.lock_lease);
         let inner = Arc::new(Inner {
             topics,
@@ -200,6 +208,7 @@ impl Broker {
                 &store,
             ),
             timers: Timers::open(&store, &options, table(&store, &env, "timermetrics")?)?,
+            transactions,
             stats: Stats::default(),
             unique_keys: UniqueKeys::new(options.store_host.ip(), env.fork_rng()),
             own_properties,
@@ -272,6 +281,7 @@ impl Broker {
         let due = self.due().take(time, &inner.options.read());
         let mut is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
         is_more |= self.are_timers_due(now) && self.tick_timers();
+        is_more |= inner.transactions.is_due(time) && self.tick_transactions(time);
         if due.clients {
             inner.code_filters.look();
             inner.clients.tick(time, &inner.options.read(), &inner.groups);
@@ -312,6 +322,7 @@ impl Broker {
             || !self.is_saved()
             || inner.delay_levels.is_any_due(inner.env.clock.now())
             || self.are_timers_due(inner.env.clock.now())
+            || inner.transactions.is_due(inner.env.clock.monotonic())
     }
 
     fn are_timers_due(&self, now: env::Millis) -> bool {
@@ -330,6 +341,7 @@ impl Broker {
         let _ = inner.topics.catalog().sync();
         let _ = inner.groups.catalog().sync();
         inner.delay_levels.flush(&inner.store, inner.env.clock.now());
+        self.shutdown_transactions();
         self.flush_offsets();
         self.close_timers();
         self.flush_filters();
@@ -371,6 +383,7 @@ impl Broker {
         }
         inner.offset_table.update(|_| ());
         inner.offset_table.flush();
+        inner.transactions.write_again();
         inner.filters.write_again();
         self.flush_filters();
     }

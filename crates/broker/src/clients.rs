@@ -11,8 +11,11 @@
 //! `ClientManageProcessor`, `DefaultConsumerIdsChangeListener`)
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    ops::Deref,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::{
+        Bound::{Excluded, Included, Unbounded},
+        Deref,
+    },
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
@@ -62,7 +65,7 @@ struct Joined {
 /// All groups with members.
 pub(crate) struct Clients {
     consumers: RwLock<HashMap<ByteString, Arc<ConsumerGroup>>>,
-    producers: Mutex<HashMap<ByteString, HashMap<u64, Member>>>,
+    producers: Mutex<HashMap<ByteString, ProducerGroup>>,
     /// Members of all groups, consumers and producers.
     count: Mutex<usize>,
     /// Is told which groups are gone.
@@ -90,6 +93,14 @@ impl Deref for ConsumerIds {
     fn deref(&self) -> &[ByteString] {
         &self.ids
     }
+}
+
+/// A producer group with members, by the ids of their channels.
+#[derive(Default)]
+struct ProducerGroup {
+    members: BTreeMap<u64, Member>,
+    /// The member that was asked last.
+    asked: u64,
 }
 
 /// A consumer group with members.
@@ -236,11 +247,11 @@ impl Clients {
         group: &str,
     ) -> Result<ProducerConnection, ClientsError> {
         let producers = self.producers();
-        let Some(members) = producers.get(group) else {
+        let Some(found) = producers.get(group) else {
             return Err(ClientsError::NoProducer(group.into()));
         };
         Ok(ProducerConnection {
-            connection_set: members.values().map(Member::connection).collect(),
+            connection_set: found.members.values().map(Member::connection).collect(),
         })
     }
 
@@ -259,7 +270,7 @@ impl Clients {
         let groups = producers.iter();
         ProducerTable {
             data: groups
-                .map(|(group, members)| (group.to_string(), members.values().map(info).collect()))
+                .map(|(name, group)| (name.to_string(), group.members.values().map(info).collect()))
                 .collect(),
         }
     }
@@ -285,12 +296,32 @@ impl Clients {
         state.subscriptions.get(topic).map(|subscription| subscription.data.clone())
     }
 
+    /// Says whether any producer of the group is connected.
+    pub(crate) fn has_producer(&self, group: &str) -> bool {
+        self.producers().contains_key(group)
+    }
+
+    /// Returns up to `max` producers of the group to ask, in turns.
+    pub(crate) fn next_producers(&self, group: &str, max: usize) -> Vec<Arc<dyn ClientChannel>> {
+        let mut producers = self.producers();
+        let Some(found) = producers.get_mut(group) else { return Vec::new() };
+        let (before, after) = (Unbounded, Excluded(found.asked));
+        let next = found.members.range((after, Unbounded));
+        let next = next.chain(found.members.range((before, Included(found.asked))));
+        let channels: Vec<_> = next.take(max).map(|(id, member)| (*id, &member.channel)).collect();
+        let asked = channels.first().map_or(0, |(id, _)| *id);
+        let channels = channels.into_iter().map(|(_, channel)| channel.clone()).collect();
+        found.asked = asked;
+        channels
+    }
+
     /// Returns the number of members of consumer groups and of producer groups.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
         let consuming = consumers.values().map(|group| group.state().members.len()).sum();
         drop(consumers);
-        (consuming, self.producers().values().map(HashMap::len).sum())
+        let producing = self.producers().values().map(|group| group.members.len()).sum();
+        (consuming, producing)
     }
 
     /// Takes out who has been silent for too long, and tells groups of changes that they have not been told yet.
@@ -304,7 +335,7 @@ impl Clients {
             }
             is_alive
         };
-        self.producers().retain(|_, members| {
+        self.producers().retain(|_, ProducerGroup { members, .. }| {
             let before = members.len();
             members.retain(|_, member| is_alive(member));
             expired += before - members.len();
@@ -413,20 +444,21 @@ impl Clients {
     fn join_producers(&self, joining: &Joining<'_>, group: &ByteString) -> Result<(), TableFull> {
         let Joining { channel, cx, client_id, now, options } = *joining;
         let mut producers = self.producers();
-        if let Some(member) = producers.get_mut(group).and_then(|all| all.get_mut(&channel.id())) {
+        let known = producers.get_mut(group);
+        if let Some(member) = known.and_then(|known| known.members.get_mut(&channel.id())) {
             member.seen_at = now;
             return Ok(());
         }
         self.take_room(options)?;
-        let members = producers.entry(group.clone()).or_default();
-        members.insert(channel.id(), Member::new(joining));
+        let joined = producers.entry(group.clone()).or_default();
+        joined.members.insert(channel.id(), Member::new(joining));
         tracing::info!(%group, client = %client_id, remote = %cx.remote, "producer joined");
         Ok(())
     }
 
     fn leave_producers(&self, channel_id: u64, group: &str) {
         let mut producers = self.producers();
-        let Some(members) = producers.get_mut(group) else { return };
+        let Some(ProducerGroup { members, .. }) = producers.get_mut(group) else { return };
         let is_gone = members.remove(&channel_id).is_some();
         if members.is_empty() {
             producers.remove(group);
@@ -463,7 +495,7 @@ impl Clients {
         }
     }
 
-    fn producers(&self) -> MutexGuard<'_, HashMap<ByteString, HashMap<u64, Member>>> {
+    fn producers(&self) -> MutexGuard<'_, HashMap<ByteString, ProducerGroup>> {
         self.producers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -80,6 +80,12 @@ const KEYS: &[Key] = keys! {
     live "autoCreateTopicEnable" auto_create_topic_enable Bool;
     live "autoCreateSubscriptionGroup" auto_create_subscription_group Bool;
     live "rejectTransactionMessage" reject_transaction_message Bool;
+    live "transactionTimeOut" transaction_timeout 0..=DAY_MS;
+    live "transactionCheckMax" transaction_check_max 0..=i32::MAX as u32;
+    live "transactionCheckInterval" transaction_check_interval 100..=DAY_MS;
+    live "transactionOpBatchInterval" transaction_op_batch_interval 0..=DAY_MS;
+    live "transactionOpMsgMaxSize" transaction_op_msg_max_size 1..=16_384;
+    live "transactionMetricFlushInterval" transaction_metric_flush_interval 100..=DAY_MS;
     live "startAcceptSendRequestTimeStamp" start_accept_send_at 0..=i64::MAX;
     live "longPollingEnable" long_polling_enable Bool;
     live "shortPollingTimeMills" short_polling_time 0..=DAY_MS;
@@ -137,6 +143,9 @@ const KEYS: &[Key] = keys! {
     fixed "offsetsMax" offsets_max;
     fixed "locksMax" locks_max;
     fixed "parkedPullsMax" parked_pulls_max;
+    fixed "transactionOpPerMessage" transaction_op_per_message;
+    fixed "halfMessagesMax" half_messages_max;
+    fixed "endedTransactionsMax" ended_transactions_max;
 };
 
 /// What values a live key takes.

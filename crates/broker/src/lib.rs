@@ -16,6 +16,7 @@ mod recall;
 mod retry;
 mod sift;
 mod timer;
+mod transaction;
 
 mod attributes;
 mod clients;
@@ -40,6 +41,7 @@ pub use delay::DelayOffsetTable;
 pub use options::{DELAY_LEVELS, Options, parse_delay_levels};
 pub use store::Boundary;
 pub use timer::TimerMetrics;
+pub use transaction::{TransactionMetric, TransactionMetrics};
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -46,6 +46,24 @@ pub struct Options {
     pub max_message_size: usize,
     /// `rejectTransactionMessage`.
     pub reject_transaction_message: bool,
+    /// `transactionTimeOut`: age at which the producer of a half message is asked, ms.
+    pub transaction_timeout: u64,
+    /// `transactionCheckMax`: how often it is asked before the half message is given up.
+    pub transaction_check_max: u32,
+    /// `transactionCheckInterval`: time between two rounds of asking, ms.
+    pub transaction_check_interval: u64,
+    /// `transactionOpBatchInterval`: how long an end may wait for others before the op queue is told of it, ms.
+    pub transaction_op_batch_interval: u64,
+    /// `transactionOpMsgMaxSize`: bytes of offsets in one op entry.
+    pub transaction_op_msg_max_size: usize,
+    /// `transactionMetricFlushInterval`: time between two writes of `transactionMetrics`, ms.
+    pub transaction_metric_flush_interval: u64,
+    /// One op entry for each end of a transaction, in the form that 4.9.7 reads.
+    pub transaction_op_per_message: bool,
+    /// `fileReservedTime`: age at which a half message is given up, since its record may go, ms. Follows the store's.
+    pub file_reserved_time: i64,
+    /// `messageIndexEnable`: whether a final message can be found by its key. Follows the store's.
+    pub message_index_enable: bool,
     /// `startAcceptSendRequestTimeStamp`: no sends before this time.
     pub start_accept_send_at: Millis,
     /// `flushDiskType=SYNC_FLUSH`: a send is answered once its bytes are on the device.
@@ -170,6 +188,10 @@ pub struct Options {
     pub locks_max: usize,
     /// Bound: pulls that wait for a message.
     pub parked_pulls_max: usize,
+    /// Bound: half messages that wait for their end.
+    pub half_messages_max: usize,
+    /// Bound: ended transactions whose end is remembered, so that it can be repeated and not reversed.
+    pub ended_transactions_max: usize,
 }
 
 impl Default for Options {
@@ -191,6 +213,15 @@ impl Default for Options {
             auto_create_subscription_group: true,
             max_message_size: 4 << 20,
             reject_transaction_message: false,
+            transaction_timeout: 6_000,
+            transaction_check_max: 15,
+            transaction_check_interval: 30_000,
+            transaction_op_batch_interval: 3_000,
+            transaction_op_msg_max_size: 4_096,
+            transaction_metric_flush_interval: 10_000,
+            transaction_op_per_message: false,
+            file_reserved_time: 72 * 3_600_000,
+            message_index_enable: true,
             start_accept_send_at: 0,
             sync_flush: false,
             sync_flush_timeout: 5_000,
@@ -252,11 +283,19 @@ impl Default for Options {
             offsets_max: 4_000_000,
             locks_max: 1_000_000,
             parked_pulls_max: 200_000,
+            half_messages_max: 2_000_000,
+            ended_transactions_max: 200_000,
         }
     }
 }
 
 impl Options {
+    /// Says whether each end of a transaction gets an op entry of its own at once: where wished for, and where a final
+    /// message without op entry could not be found by its key after a crash.
+    pub(crate) fn is_op_per_message(&self) -> bool {
+        self.transaction_op_per_message || !self.message_index_enable
+    }
+
     /// Returns how far behind the log's end a message still counts as near, in bytes (Java: "in memory").
     pub(crate) fn near_bytes(&self) -> u64 {
         match self.memory_bytes {

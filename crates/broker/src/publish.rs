@@ -25,6 +25,7 @@ use crate::{
     },
     timer::{Delay, Place},
     topics::{Topic, TopicOrigin},
+    transaction::{self, NewHalf},
 };
 
 /// Queues of a dead-letter topic (Java: `DLQ_NUMS_PER_GROUP`).
@@ -43,6 +44,8 @@ struct Accepted {
     receipt: Receipt,
     /// Bytes of the bodies, for the statistics.
     bytes: u64,
+    /// What is to be known of it, if it is a half message.
+    half: Option<Box<NewHalf>>,
 }
 
 impl Broker {
@@ -63,12 +66,26 @@ impl Broker {
                 Err(error) => checked.push(Err(error)),
             }
         }
-        let mut appended = self.inner.store.append(&entries).into_iter();
+        let is_half =
+            |checked: &Result<Accepted, _>| checked.as_ref().is_ok_and(|it| it.half.is_some());
+        let mut preparing =
+            checked.iter().any(is_half).then(|| self.inner.transactions.preparing());
+        let mut appended = self.inner.store.append(&entries);
+        if let Some(preparing) = &mut preparing {
+            let accepted = checked.iter_mut().filter_map(|checked| checked.as_mut().ok());
+            for (accepted, appended) in accepted.zip(&appended) {
+                if let (Some(half), Ok(appended)) = (accepted.half.take(), appended) {
+                    preparing.prepare(*half, appended);
+                }
+            }
+        }
+        drop(preparing);
         self.inner.store.drive();
+        let mut appended = appended.drain(..);
         checked
             .into_iter()
             .map(|checked| {
-                let Accepted { topic, needs, mut receipt, bytes } = checked?;
+                let Accepted { topic, needs, mut receipt, bytes, half: _ } = checked?;
                 let stored = appended
                     .next()
                     .expect("the store answers each entry")
@@ -143,7 +160,7 @@ impl Broker {
         item: Publish,
         mut topic: Arc<Topic>,
         mut queue_id: i32,
-        template: MessageTemplate,
+        mut template: MessageTemplate,
     ) -> Result<(Entry, Accepted), PublishError> {
         let (Payload::One(body) | Payload::Batch(body)) = &item.payload;
         if body.is_empty() {
@@ -168,7 +185,11 @@ impl Broker {
         if topic.is_compacted() && !seen.has_keys {
             return Err(PublishError::IllegalMessage("Required message key is missing".into()));
         }
-        self.check_served(options, &item, &seen)?;
+        let is_half = self.check_served(options, &item, &seen)?;
+        if seen.is_transactional {
+            // Clients flag it as prepared, which to the store means: in no queue.
+            template.sys_flag &= !system_flag::TRANSACTION_MASK;
+        }
 
         let unique_key = match seen.unique_key {
             Some(key) => item.properties.slice_ref(key),
@@ -180,13 +201,23 @@ impl Broker {
         };
         text.push_str(&self.inner.own_properties);
         let told = (topic.name.clone(), queue_id);
-        let place = self.defer(options, topic, queue_id, &seen.delay, &mut text)?;
+        let mut half = None;
+        let place = if is_half {
+            let new = self.hide(&item, &seen, &topic, queue_id, &unique_key, &mut text)?;
+            half = Some(Box::new(new));
+            Place { topic: self.half_topic(), queue_id: 0, slot: None }
+        } else {
+            self.defer(options, topic, queue_id, &seen.delay, &mut text)?
+        };
         let Place { topic, queue_id, slot } = place;
         if text.len() > properties::LEN_MAX {
             return Err(PublishError::properties_too_long(text.len()));
         }
         let bytes = body.len() as u64;
         let message = template.fill(&topic.name, queue_id, item.flag, body.clone(), text.into());
+        if let Some(half) = &mut half {
+            half.len = message.encoded_len() as u32;
+        }
         let draft = Draft::new(message, topic.queue(&self.inner.store, queue_id));
         let draft = match seen.is_dispatched {
             true => self.lighten(options, draft)?,
@@ -205,7 +236,43 @@ impl Broker {
             };
             receipt.recall_handle = Some(handle.encode().into());
         }
-        Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes }))
+        Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes, half }))
+    }
+
+    /// Turns the properties of a half message into those of its record, and says what is to be known of it.
+    fn hide(
+        &self,
+        item: &Publish,
+        seen: &Seen<'_>,
+        topic: &Topic,
+        queue_id: i32,
+        unique_key: &str,
+        text: &mut String,
+    ) -> Result<NewHalf, PublishError> {
+        self.inner.transactions.check_room()?;
+        let group = seen.producer_group.unwrap_or_else(|| {
+            properties::append(text, name::PGROUP, &item.group);
+            &item.group
+        });
+        if seen.delay.has_timer() {
+            // Like a delay level it is of no effect: the original would put the half message off, and lose it.
+            *text = properties::filtered(text, |name| !name::TIMER.contains(&name));
+        }
+        transaction::hide(text, unique_key, &topic.name, queue_id);
+        Ok(NewHalf {
+            group: group.to_owned(),
+            topic: topic.name.to_string(),
+            unique_key: unique_key.to_owned(),
+            born_at: item.born_at,
+            immunity: seen.immunity.and_then(transaction::immunity),
+            len: 0,
+        })
+    }
+
+    /// Returns the topic of half messages, which every broker has.
+    fn half_topic(&self) -> Arc<Topic> {
+        let found = self.inner.topics.find(names::TRANS_HALF_TOPIC);
+        found.expect("a system topic is neither deleted nor renamed")
     }
 
     /// Returns the dead-letter topic of a group if a send to its retry topic belongs there: it was tried too often, or
@@ -231,28 +298,29 @@ impl Broker {
         Ok(Some(self.inner.topics.find_or_exist(&dead)?))
     }
 
-    /// Refuses what this broker would deliver otherwise than the message asks.
+    /// Refuses what this broker would deliver otherwise than the message asks; says whether it is a half message.
     fn check_served(
         &self,
         options: &Options,
         item: &Publish,
         seen: &Seen<'_>,
-    ) -> Result<(), PublishError> {
+    ) -> Result<bool, PublishError> {
         // Clients before 4.6.1 send half messages back with the property still set.
         let is_sent_back = item.reconsume_times > 0 && seen.delay.level > 0;
-        if (seen.is_transactional && !is_sent_back)
-            || item.sys_flag & system_flag::TRANSACTION_PREPARED != 0
-        {
+        if seen.is_transactional && !is_sent_back {
             if options.reject_transaction_message {
                 let broker = options.store_host.to_string();
                 return Err(PublishError::TransactionForbidden { broker });
             }
-            return Err(PublishError::Unsupported {
-                feature: "transactional messages",
-                property: name::TRAN_MSG,
-            });
+            return Ok(true);
         }
-        Ok(())
+        let flags = item.sys_flag & system_flag::TRANSACTION_MASK;
+        if flags == system_flag::TRANSACTION_PREPARED && !seen.is_transactional {
+            // The original stores it where nobody ever finds it.
+            let problem = "the message is illegal: it is flagged as prepared and has no TRAN_MSG=true; send it as a half message or without the flag";
+            return Err(PublishError::IllegalMessage(problem.into()));
+        }
+        Ok(false)
     }
 
     /// Checks a batch: its items become records as they are, without properties of the broker's (as 5.5.0 does).
@@ -302,7 +370,7 @@ impl Broker {
         let waits = properties::get(&item.properties, name::WAIT).is_none_or(says_true);
         let needs = needs(options, waits);
         let receipt = unnumbered(options, queue_id, ByteString::new());
-        Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes }))
+        Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes, half: None }))
     }
 
     /// Finds the topic of a send, creating it from its template if that may be.
@@ -401,6 +469,8 @@ struct Seen<'a> {
     is_transactional: bool,
     /// It names further queues.
     is_dispatched: bool,
+    producer_group: Option<&'a str>,
+    immunity: Option<&'a str>,
     delay: Delay<'a>,
 }
 
@@ -413,6 +483,8 @@ impl<'a> Seen<'a> {
             has_keys: false,
             is_transactional: false,
             is_dispatched: false,
+            producer_group: None,
+            immunity: None,
             delay: Delay::default(),
         };
         for (name, value) in properties::iter(properties) {
@@ -431,6 +503,8 @@ impl<'a> Seen<'a> {
                 name::UNIQ_KEY => seen.unique_key = Some(value),
                 name::KEYS => seen.has_keys = !value.trim().is_empty(),
                 name::TRAN_MSG => seen.is_transactional = says_true(value),
+                name::PGROUP => seen.producer_group = Some(value),
+                name::CHECK_IMMUNITY => seen.immunity = Some(value),
                 _ => {}
             }
             out.push_str(name);

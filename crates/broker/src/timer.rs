@@ -117,7 +117,7 @@ impl<'a> Delay<'a> {
         delay
     }
 
-    fn has_timer(&self) -> bool {
+    pub(crate) fn has_timer(&self) -> bool {
         self.in_seconds.or(self.in_millis).or(self.at).is_some()
     }
 
@@ -155,12 +155,7 @@ impl Broker {
     ) -> Result<Place, PublishError> {
         if delay.level > 0 {
             if delay.has_timer() {
-                *text = properties::filtered(text, |name| {
-                    !matches!(
-                        name,
-                        name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS
-                    )
-                });
+                *text = properties::filtered(text, |name| !name::TIMER.contains(&name));
             }
             let (topic, queue_id) = self.postpone(&topic.name, queue_id, delay.level, text)?;
             return Ok(Place { topic, queue_id, slot: None });

@@ -146,6 +146,12 @@ impl TopicOrigin {
         TopicOrigin { name, queues, perm: perm::READ | perm::WRITE, order: false, sys_flag: 0 }
     }
 
+    /// For half messages that nobody has ended.
+    pub(crate) fn given_up_halves() -> TopicOrigin {
+        let name = ByteString::from_static(names::TRANS_CHECK_MAX_TIME_TOPIC);
+        TopicOrigin { name, queues: 1, perm: perm::READ | perm::WRITE, order: false, sys_flag: 0 }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -14,6 +14,7 @@ pub mod offset;
 pub mod pull;
 pub mod send;
 pub mod topic;
+pub mod transaction;
 
 /// Names of ext fields that belong to no header struct.
 #[expect(missing_docs, reason = "the value is the name on the wire; the doors document each use")]

@@ -92,6 +92,9 @@ pub mod name {
     pub const INNER_NUM: &str = "INNER_NUM";
     pub const INNER_BASE: &str = "INNER_BASE";
     pub const TRANSACTION_ID: &str = "__transactionId__";
+    pub const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
+    pub const PREPARED_QUEUE_OFFSET: &str = "TRAN_PREPARED_QUEUE_OFFSET";
+    pub const CHECK_IMMUNITY: &str = "CHECK_IMMUNITY_TIME_IN_SECONDS";
     pub const CORRELATION_ID: &str = "CORRELATION_ID";
     pub const CLUSTER: &str = "CLUSTER";
     pub const MSG_TYPE: &str = "MSG_TYPE";
@@ -107,6 +110,8 @@ pub mod name {
     pub const TIMER_DEQUEUE_MS: &str = "TIMER_DEQUEUE_MS";
     pub const TIMER_ROLL_TIMES: &str = "TIMER_ROLL_TIMES";
     pub const TIMER_DEL_UNIQKEY: &str = "TIMER_DEL_UNIQKEY";
+    /// Those by which a message says when it is due.
+    pub const TIMER: [&str; 3] = [TIMER_DELAY_SEC, TIMER_DELAY_MS, TIMER_DELIVER_MS];
     pub const BORN_HOST: &str = "__BORNHOST";
     pub const BORN_TIMESTAMP: &str = "BORN_TIMESTAMP";
     pub const CRC32: &str = "__CRC32#";

@@ -271,6 +271,9 @@ impl Settings {
         self.registration.id = self.broker.broker_id;
         self.store.max_message_size =
             u32::try_from(self.broker.max_message_size).unwrap_or(u32::MAX);
+        self.broker.file_reserved_time =
+            i64::try_from(self.store.file_reserved_time.as_millis()).unwrap_or(i64::MAX);
+        self.broker.message_index_enable = self.store.message_index_enable;
         self.store.message_delay_level = self.broker.delay_levels.clone();
         self.store.serves_light_queues = self.broker.serves_light_queues();
         self.broker.sync_flush =
@@ -359,9 +362,16 @@ mod tests {
 
     #[test]
     fn what_two_parts_share_is_said_once() {
-        let loaded =
-            set(&["maxMessageSize=1000", "flushDiskType=SYNC_FLUSH", "messageDelayLevel=1s 1m"])
-                .unwrap();
+        let loaded = set(&[
+            "maxMessageSize=1000",
+            "flushDiskType=SYNC_FLUSH",
+            "messageDelayLevel=1s 1m",
+            "fileReservedTime=2",
+            "messageIndexEnable=false",
+        ])
+        .unwrap();
+        assert_eq!(loaded.settings.broker.file_reserved_time, 7_200_000);
+        assert!(!loaded.settings.broker.message_index_enable);
         assert_eq!(loaded.settings.store.max_message_size, 1000);
         assert!(loaded.settings.broker.sync_flush);
         assert_eq!(loaded.settings.store.message_delay_level, [1_000, 60_000]);

@@ -12,4 +12,6 @@ mod pull;
 mod sql92;
 mod timer;
 mod topics;
+mod transaction;
+mod transaction_model;
 mod world;

@@ -94,11 +94,7 @@ fn what_a_send_may_not_do_is_refused_with_cause_and_cure() {
     let large = Payload::One(Bytes::from(vec![0; (4 << 20) + 1]));
     check_refused(&world, Publish { payload: large, ..to("t") }, "maxMessageSize");
     check_refused(&world, with(&format!("a\u{1}{}\u{2}", "x".repeat(32_767))), "longer than 32767");
-    check_refused(
-        &world,
-        with("TRAN_MSG\u{1}true\u{2}"),
-        "transactional messages are not supported",
-    );
+    check_refused(&world, Publish { sys_flag: 4, ..to("t") }, "no TRAN_MSG=true");
     let retry = Publish { payload: batch(&["a"]), ..to("%RETRY%g") };
     check_refused(&world, retry, "does not support retry group");
     let world = World::with(|options| options.start_accept_send_at = i64::MAX);

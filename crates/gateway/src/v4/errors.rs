@@ -4,9 +4,9 @@
 //! forgotten here. The remark is the error's own message, which says cause and cure.
 
 use broker::api::{
-    ClientsError, CommitError, ConfigError, FindError, GroupError, HeartbeatError, LockError,
-    NotSaved, OffsetError, PublishError, PullError, RecallError, ResetError, SendBackError,
-    SubscriptionError, TooManyQueues, TopicError,
+    ClientsError, CommitError, ConfigError, EndError, FindError, GroupError, HeartbeatError,
+    LockError, NotSaved, OffsetError, PublishError, PullError, RecallError, ResetError,
+    SendBackError, SubscriptionError, TooManyQueues, TopicError,
 };
 use bytestring::ByteString;
 use store::Fault;
@@ -93,6 +93,20 @@ fn publish_code(error: &PublishError) -> ResponseCode {
         PublishError::DiskFull | PublishError::Stopped => ResponseCode::SERVICE_NOT_AVAILABLE,
     }
 }
+
+refusal!(EndError, |error| match &error {
+    // The original says so where its send says SYSTEM_BUSY.
+    EndError::Publish(PublishError::Busy { .. }) => ResponseCode::SYSTEM_ERROR,
+    EndError::Publish(refused) => publish_code(refused),
+    EndError::TooLate | EndError::Contradicts { .. } | EndError::Forgotten => {
+        ResponseCode::ILLEGAL_OPERATION
+    }
+    EndError::NotFound
+    | EndError::WrongGroup
+    | EndError::WrongQueueOffset
+    | EndError::WrongLogOffset
+    | EndError::Store(_) => ResponseCode::SYSTEM_ERROR,
+});
 
 refusal!(PullError, |error| match &error {
     PullError::BrokerForbidden { .. }

@@ -19,7 +19,7 @@ use wire::{
 
 use super::{
     errors::Refusal,
-    verbs::{admin, client, group, lock, offset, pull, query, relay, send, topic},
+    verbs::{admin, client, group, lock, offset, pull, query, relay, send, topic, transaction},
 };
 
 /// The 4.x door in front of one broker; serves any number of listeners.
@@ -110,6 +110,10 @@ impl Session {
                 return send::send_back(self, request, replies);
             }
             RequestCode::RECALL_MESSAGE => return send::recall(self, request, replies),
+            RequestCode::END_TRANSACTION => return transaction::end(self, request, replies),
+            RequestCode::RESUME_CHECK_HALF_MESSAGE => {
+                return transaction::resume_check(self, request, replies);
+            }
             RequestCode::GET_EARLIEST_MSG_STORETIME => park!(offset::earliest_store_time),
             RequestCode::GET_TOPIC_STATS_INFO => park!(topic::stats),
             RequestCode::DELETE_TOPIC_IN_BROKER => {

@@ -5,3 +5,4 @@ mod consuming;
 mod progress;
 mod sending;
 mod support;
+mod transactions;

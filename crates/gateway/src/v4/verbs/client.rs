@@ -17,7 +17,10 @@ use wire::{
     header::{
         client::{OneConsumerGroup, OneProducerGroup, UnregisterClient},
         offset::ResetOffset,
+        transaction::CheckTransactionState,
     },
+    id::OffsetId,
+    names,
 };
 
 use crate::v4::session::{Answer, success};
@@ -97,6 +100,20 @@ pub(crate) fn command(command: ClientCommand) -> Frame {
                 fastjson::encode(&offset::map(&reset.topic, &reset.broker_name, &reset.offsets))
             };
             Frame::oneway(RequestCode::RESET_CONSUMER_CLIENT_OFFSET, &header).with_body(body)
+        }
+        ClientCommand::CheckTransaction(check) => {
+            let id = OffsetId { host: check.store_host, log_offset: check.log_offset };
+            let header = CheckTransactionState {
+                topic: names::TRANS_HALF_TOPIC,
+                broker_name: &check.broker_name,
+                tran_state_table_offset: check.queue_offset,
+                commit_log_offset: check.log_offset as i64,
+                msg_id: &check.unique_key,
+                transaction_id: &check.unique_key,
+                offset_msg_id: &id.to_string(),
+            };
+            Frame::oneway(RequestCode::CHECK_TRANSACTION_STATE, &header)
+                .with_body(check.record.clone())
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod query;
 pub(crate) mod relay;
 pub(crate) mod send;
 pub(crate) mod topic;
+pub(crate) mod transaction;
 
 use bytestring::ByteString;
 use serde::{Serialize, de::DeserializeOwned};

@@ -231,7 +231,7 @@ impl Waiting {
 
 /// How waiting for a mark ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reached {
+pub(super) enum Reached {
     Yes,
     /// Not within `syncFlushTimeout`: stored, but not known to be on the device.
     Late,
@@ -239,7 +239,7 @@ enum Reached {
     Never,
 }
 
-async fn wait(door: &V4, needs: Needs, end: u64) -> Reached {
+pub(super) async fn wait(door: &V4, needs: Needs, end: u64) -> Reached {
     let marks = door.broker.store().marks();
     let poisoned = match needs {
         Needs::Written => marks.written.wait_for(end).await.is_err(),
