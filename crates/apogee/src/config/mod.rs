@@ -192,6 +192,7 @@ impl Layers {
             Style::Apogee => {
                 settings.broker.broker_name = "apogee".into();
                 settings.broker.enable_property_filter = true;
+                settings.broker.recall_message_enable = true;
                 settings.store.store_path_root_dir = "data".into();
                 settings.namesrv_files(Path::new("data/namesrv"));
             }
@@ -357,7 +358,10 @@ mod tests {
         assert_eq!(loaded.settings.broker.broker_name, "box");
         assert_eq!(loaded.settings.broker.cluster_name, "DefaultCluster");
         assert!(!loaded.settings.broker.enable_property_filter);
-        assert!(layers().load().unwrap().settings.broker.enable_property_filter);
+        assert!(!loaded.settings.broker.recall_message_enable);
+        let loaded = layers().load().unwrap();
+        assert!(loaded.settings.broker.enable_property_filter);
+        assert!(loaded.settings.broker.recall_message_enable);
     }
 
     #[test]
