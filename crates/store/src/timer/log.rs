@@ -9,7 +9,7 @@
 //! ```
 //! Units are appended in memory, readable at once, and written in runs. Behind the last one are zeros.
 //!
-//! Invariant: a unit's place and content never change, but for [`TimerLog::cut_chain`].
+//! Invariant: a unit's place and content never change, but for `TimerLog::cut_chain`.
 
 use std::{
     io::{self, IoSlice},
