@@ -8,8 +8,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -52,7 +56,11 @@ func main() {
 		{"large", large},
 		{"compressed", compressed},
 		{"tags", tags},
+		{"conditions", conditions},
 		{"orderly", orderly},
+		{"dead letters", deadLetters},
+		{"delays", delays},
+		{"resets", resets},
 		{"clustering", clustering},
 		{"broadcasting", broadcasting},
 		{"pull", pull},
@@ -185,22 +193,165 @@ func tags() {
 	}
 }
 
-func orderly() {
-	topic := "go-orderly-" + run
-	for i := range 200 {
-		send(message(topic, strconv.Itoa(i)).WithShardingKey(strconv.Itoa(i % 4)))
+func conditions() {
+	topic := "go-conditions-" + run
+	for i := range 60 {
+		one := message(topic, strconv.Itoa(i))
+		one.WithProperty("n", strconv.Itoa(i))
+		if i%3 == 0 {
+			one.WithProperty("colour", "red")
+		}
+		send(one)
 	}
-	inbox := &inbox{}
-	stop := start("G-go-orderly-"+run, topic, "*", inbox, consumer.WithConsumerOrder(true))
-	defer stop()
-	eventually("all consumed", func() bool { return inbox.len() >= 200 })
-	last := map[int]int64{}
-	for _, got := range inbox.all() {
-		if before, seen := last[got.Queue.QueueId]; seen && got.QueueOffset != before+1 {
+	for expression, count := range map[string]int{"n BETWEEN 10 AND 19": 10, "colour IS NULL": 40, "colour = 'red' AND n > 29": 10} {
+		inbox := &inbox{}
+		stop := startSelecting(fmt.Sprintf("G-go-conditions-%s-%d", run, serial.Add(1)), topic,
+			consumer.MessageSelector{Type: consumer.SQL92, Expression: expression}, taking(inbox.add))
+		eventually("messages by "+expression, func() bool { return inbox.len() >= count })
+		stop()
+		equal("messages by "+expression, count, inbox.len())
+	}
+}
+
+func orderly() {
+	topic, group := "go-orderly-"+run, "G-go-orderly-"+run
+	sent := 0
+	more := func(count int) {
+		for range count {
+			send(message(topic, strconv.Itoa(sent)).WithShardingKey(strconv.Itoa(sent % 4)))
+			sent++
+		}
+	}
+	more(200)
+	all, second := &inbox{}, &inbox{}
+	stopFirst := start(group, topic, "*", all, consumer.WithConsumerOrder(true))
+	eventually("alone it gets all", func() bool { return all.len() >= sent })
+	stopSecond := startWith(group, topic, "*", func(message *primitive.MessageExt) {
+		all.add(message)
+		second.add(message)
+	}, consumer.WithConsumerOrder(true))
+	defer stopSecond()
+	eventually("the one that joins gets some", func() bool {
+		more(20)
+		return second.len() > 0
+	})
+	eventually("together they get all", func() bool { return len(all.bodies()) == sent })
+	stopFirst()
+	more(40)
+	eventually("the one that stays gets the rest", func() bool { return len(all.bodies()) == sent })
+	next := map[int]int64{}
+	for _, got := range all.all() {
+		// a queue that changes hands may bring again what its first holder had not committed, but skips nothing
+		if got.QueueOffset > next[got.Queue.QueueId] {
 			panic(failure("order within a queue"))
 		}
-		last[got.Queue.QueueId] = got.QueueOffset
+		next[got.Queue.QueueId] = max(next[got.Queue.QueueId], got.QueueOffset+1)
 	}
+}
+
+// deadLetters has one message fail twice and do well the third time, and one fail until it is a dead letter.
+func deadLetters() {
+	topic, group := "go-dead-"+run, "G-go-dead-"+run
+	bad := send(message(topic, "bad").WithTag("tag"))
+	send(message(topic, "at last"))
+	inbox, well := &inbox{}, &inbox{}
+	stop := startSelecting(group, topic, consumer.MessageSelector{Type: consumer.TAG, Expression: "*"},
+		func(cx context.Context, batch ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+			if concurrently, ok := primitive.GetConcurrentlyCtx(cx); ok {
+				concurrently.DelayLevelWhenNextConsume = 1
+			}
+			inbox.add(batch[0])
+			if batch[0].ReconsumeTimes == 2 && string(batch[0].Body) == "at last" {
+				well.add(batch[0])
+				return consumer.ConsumeSuccess, nil
+			}
+			return consumer.ConsumeRetryLater, nil
+		}, consumer.WithMaxReconsumeTimes(2), consumer.WithConsumeMessageBatchMaxSize(1))
+	defer stop()
+	eventually("three attempts of each", func() bool { return inbox.len() == 6 && well.len() == 1 })
+	var dead *primitive.MessageExt
+	eventually("a dead letter", func() bool {
+		return attempt(func() { dead = drain("%DLQ%"+group, "*", 1)[0] }) == "ok" // once its topic has a route
+	})
+	equal("body", "bad", string(dead.Body))
+	equal("tag", "tag", dead.GetTags())
+	equal("attempt", 3, dead.ReconsumeTimes)
+	equal("where it came from", topic, dead.GetProperty(primitive.PropertyRetryTopic))
+	equal("its key", bad.MsgID, dead.GetProperty(primitive.PropertyUniqueClientMessageIdKeyIndex))
+}
+
+func delays() {
+	topic := "go-delays-" + run
+	var came sync.Map
+	send(message(topic, "begin"))
+	stop := startWith("G-go-delays-"+run, topic, "*", func(message *primitive.MessageExt) {
+		came.LoadOrStore(string(message.Body), time.Now())
+	})
+	defer stop()
+	waits := []time.Duration{0, time.Second, 5 * time.Second, 10 * time.Second}
+	begin := time.Now()
+	for level := len(waits) - 1; level >= 0; level-- {
+		send(message(topic, strconv.Itoa(level)).WithDelayTimeLevel(level))
+	}
+	for level, wait := range waits {
+		eventually("one comes", func() bool { _, ok := came.Load(strconv.Itoa(level)); return ok })
+		at, _ := came.Load(strconv.Itoa(level))
+		equal(fmt.Sprintf("level %d is not early", level), true, at.(time.Time).Sub(begin) >= wait)
+	}
+}
+
+// resets sends a group back to the beginning while it consumes, and to the end while it does not.
+func resets() {
+	topic, group := "go-resets-"+run, "G-go-resets-"+run
+	var last *primitive.SendResult
+	for i := range 20 {
+		last = send(message(topic, "old "+strconv.Itoa(i)))
+	}
+	first := &inbox{}
+	stop := start(group, topic, "*", first)
+	eventually("all of them", func() bool { return len(first.bodies()) == 20 })
+	reset(last, topic, group, 0)
+	eventually("all of them again", func() bool { return first.len() >= 40 })
+	stop()
+	for i := range 20 {
+		last = send(message(topic, "skipped "+strconv.Itoa(i)))
+	}
+	reset(last, topic, group, -1)
+	later := &inbox{}
+	defer start(group, topic, "*", later)()
+	for i := range 20 {
+		send(message(topic, "fresh "+strconv.Itoa(i)))
+	}
+	eventually("what came later", func() bool { return len(later.bodies()) >= 20 })
+	equal("of those that were skipped", false, later.bodies()["skipped 0"])
+}
+
+// reset asks the broker that took the message, as this client has no administrator: its address begins the message's id.
+func reset(sent *primitive.SendResult, topic, group string, timestamp int) {
+	id, err := hex.DecodeString(sent.OffsetMsgID[:16])
+	must(err)
+	socket, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: id[:4], Port: int(binary.BigEndian.Uint32(id[4:]))})
+	must(err)
+	defer socket.Close()
+	header, err := json.Marshal(map[string]any{"code": 222, "flag": 0, "language": "GO", "opaque": 1, "version": 317,
+		"extFields": map[string]string{"topic": topic, "group": group, "timestamp": strconv.Itoa(timestamp), "isForce": "true"}})
+	must(err)
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(header)+4))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(len(header)))
+	_, err = socket.Write(append(frame, header...))
+	must(err)
+	var lengths [8]byte
+	_, err = io.ReadFull(socket, lengths[:])
+	must(err)
+	answer := make([]byte, binary.BigEndian.Uint32(lengths[4:])&0xffffff)
+	_, err = io.ReadFull(socket, answer)
+	must(err)
+	var said struct {
+		Code   int
+		Remark string
+	}
+	must(json.Unmarshal(answer, &said))
+	equal("reset: "+said.Remark, 0, said.Code)
 }
 
 func clustering() {
@@ -425,17 +576,27 @@ func start(group, topic, expression string, keep *inbox, options ...consumer.Opt
 }
 
 func startWith(group, topic, expression string, take func(*primitive.MessageExt), options ...consumer.Option) func() {
-	options = append(options, consumer.WithGroupName(group), consumer.WithNameServer(server),
-		consumer.WithInstance(fmt.Sprintf("%s-%d", group, serial.Add(1))), consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset))
-	made, err := rocketmq.NewPushConsumer(options...)
-	must(err)
-	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: expression}
-	must(made.Subscribe(topic, selector, func(_ context.Context, batch ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+	return startSelecting(group, topic, consumer.MessageSelector{Type: consumer.TAG, Expression: expression}, taking(take), options...)
+}
+
+// listener is what a push consumer calls.
+type listener = func(context.Context, ...*primitive.MessageExt) (consumer.ConsumeResult, error)
+
+func taking(take func(*primitive.MessageExt)) listener {
+	return func(_ context.Context, batch ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		for _, one := range batch {
 			take(one)
 		}
 		return consumer.ConsumeSuccess, nil
-	}))
+	}
+}
+
+func startSelecting(group, topic string, selector consumer.MessageSelector, listen listener, options ...consumer.Option) func() {
+	options = append(options, consumer.WithGroupName(group), consumer.WithNameServer(server),
+		consumer.WithInstance(fmt.Sprintf("%s-%d", group, serial.Add(1))), consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset))
+	made, err := rocketmq.NewPushConsumer(options...)
+	must(err)
+	must(made.Subscribe(topic, selector, listen))
 	must(made.Start())
 	return func() { must(made.Shutdown()) }
 }

@@ -31,6 +31,7 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.impl.factory.MQClientInstance;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
@@ -78,6 +79,9 @@ public final class Interop {
         check(only, "queries", Interop::queries);
         check(only, "pull", Interop::pull);
         check(only, "orderly", Interop::orderly);
+        check(only, "dead letters", Interop::deadLetters);
+        check(only, "delays", Interop::delays);
+        check(only, "resets", Interop::resets);
         check(only, "clustering", Interop::clustering);
         check(only, "broadcasting", Interop::broadcasting);
         Class<?> litePull = optional("LitePull");
@@ -402,38 +406,194 @@ public final class Interop {
         create(topic);
         String group = group("orderly");
         Map<Integer, List<Integer>> seen = new TreeMap<>();
-        AtomicInteger count = new AtomicInteger();
+        Set<DefaultMQPushConsumer> working = Collections.synchronizedSet(new HashSet<>());
         List<DefaultMQPushConsumer> consumers = new ArrayList<>();
         try {
-            for (int i = 0; i < 2; i++) {
-                DefaultMQPushConsumer consumer = consumer(group, topic, "*", false);
-                consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
-                    synchronized (seen) {
-                        for (MessageExt message : messages) {
-                            seen.computeIfAbsent(message.getQueueId(), q -> new ArrayList<>()).add(Integer.parseInt(string(message.getBody())));
-                            count.incrementAndGet();
-                        }
-                    }
-                    return ConsumeOrderlyStatus.SUCCESS;
-                });
-                consumer.start();
-                consumers.add(consumer);
-            }
+            join(consumers, group, topic, seen, working);
+            eventually("alone it owns all", () -> owned(consumers.get(0), topic) == 4);
+            sendInOrder(topic, 0, 200);
+            eventually("it works", () -> working.size() == 1);
+            join(consumers, group, topic, seen, working);
+            sendInOrder(topic, 200, 400);
             eventually("queues shared", () -> owned(consumers.get(0), topic) == 2 && owned(consumers.get(1), topic) == 2);
-            for (int i = 0; i < 200; i++) {
-                producer.send(new Message(topic, text("" + i)), (queues, message, number) -> queues.get((Integer) number % queues.size()), i);
-            }
-            eventually("all consumed", () -> count.get() >= 200);
+            sendInOrder(topic, 400, 600);
+            eventually("all consumed", () -> count(seen) >= 600);
+            equal("consumers that worked", 2, working.size());
+            consumers.remove(0).shutdown();
+            eventually("the one that stays owns all", () -> owned(consumers.get(0), topic) == 4);
+            sendInOrder(topic, 600, 700);
+            eventually("nothing is lost", () -> count(seen) >= 700);
             synchronized (seen) {
                 equal("queues", 4, seen.size());
-                for (List<Integer> queue : seen.values()) {
-                    List<Integer> sorted = new ArrayList<>(queue);
-                    Collections.sort(sorted);
-                    equal("order in a queue", sorted, queue);
+                for (Map.Entry<Integer, List<Integer>> queue : seen.entrySet()) {
+                    List<Integer> wanted = new ArrayList<>();
+                    for (int i = queue.getValue().get(0); i < 700; i += 4) {
+                        wanted.add(i);
+                    }
+                    equal("order in queue " + queue.getKey(), wanted, queue.getValue());
                 }
             }
         } finally {
             consumers.forEach(DefaultMQPushConsumer::shutdown);
+        }
+    }
+
+    static void sendInOrder(String topic, int from, int to) throws Exception {
+        for (int i = from; i < to; i++) {
+            producer.send(new Message(topic, text("" + i)), (queues, message, number) -> {
+                List<MessageQueue> sorted = new ArrayList<>(queues);
+                Collections.sort(sorted);
+                return sorted.get((Integer) number % sorted.size());
+            }, i);
+        }
+    }
+
+    static int count(Map<Integer, List<Integer>> seen) {
+        synchronized (seen) {
+            return seen.values().stream().mapToInt(List::size).sum();
+        }
+    }
+
+    static void join(List<DefaultMQPushConsumer> consumers, String group, String topic, Map<Integer, List<Integer>> seen,
+        Set<DefaultMQPushConsumer> working) throws Exception {
+        DefaultMQPushConsumer consumer = consumer(group, topic, "*", false);
+        consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
+            synchronized (seen) {
+                for (MessageExt message : messages) {
+                    seen.computeIfAbsent(message.getQueueId(), q -> new ArrayList<>()).add(Integer.parseInt(string(message.getBody())));
+                }
+            }
+            working.add(consumer);
+            return ConsumeOrderlyStatus.SUCCESS;
+        });
+        consumer.start();
+        consumers.add(consumer);
+    }
+
+    /** One message fails twice and is well the third time, one fails until it is a dead letter. */
+    static void deadLetters() throws Exception {
+        String topic = topic("dead");
+        create(topic);
+        String group = group("dead");
+        Map<String, List<Integer>> attempts = new HashMap<>();
+        DefaultMQPushConsumer consumer = consumer(group, topic, "*", false);
+        consumer.setMaxReconsumeTimes(2);
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            MessageExt message = messages.get(0);
+            synchronized (attempts) {
+                attempts.computeIfAbsent(string(message.getBody()), body -> new ArrayList<>()).add(message.getReconsumeTimes());
+            }
+            context.setDelayLevelWhenNextConsume(1);
+            boolean isWell = message.getReconsumeTimes() == 2 && string(message.getBody()).equals("at last");
+            return isWell ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS : ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        consumer.start();
+        try {
+            SendResult bad = send(new Message(topic, "tag", "key", text("bad")));
+            send(new Message(topic, text("at last")));
+            List<MessageExt> dead = new ArrayList<>();
+            DefaultMQPullConsumer puller = new DefaultMQPullConsumer(group("dead-reader"));
+            puller.setInstanceName("dead-" + RUN);
+            puller.start();
+            try {
+                eventually("a dead letter", () -> {
+                    for (MessageQueue queue : puller.fetchSubscribeMessageQueues("%DLQ%" + group)) {
+                        PullResult result = puller.pull(queue, "*", 0, 32);
+                        if (result.getPullStatus() == PullStatus.FOUND) {
+                            dead.addAll(result.getMsgFoundList());
+                        }
+                    }
+                    return !dead.isEmpty();
+                });
+            } finally {
+                puller.shutdown();
+            }
+            equal("dead letters", 1, dead.size());
+            equal("body", "bad", string(dead.get(0).getBody()));
+            equal("tag", "tag", dead.get(0).getTags());
+            equal("attempt", 3, dead.get(0).getReconsumeTimes());
+            equal("where it came from", topic, dead.get(0).getProperty("RETRY_TOPIC"));
+            equal("its key", bad.getMsgId(), dead.get(0).getProperty("UNIQ_KEY"));
+            eventually("three attempts of each", () -> {
+                synchronized (attempts) {
+                    return attempts.values().stream().allMatch(list -> list.size() == 3);
+                }
+            });
+            for (List<Integer> list : attempts.values()) {
+                equal("attempts", Arrays.asList(0, 1, 2), list);
+            }
+        } finally {
+            consumer.shutdown();
+        }
+    }
+
+    static void delays() throws Exception {
+        String topic = topic("delays");
+        create(topic);
+        Map<String, Long> came = Collections.synchronizedMap(new HashMap<>());
+        DefaultMQPushConsumer consumer = start(group("delays"), topic, "*", false, (messages, context) -> {
+            messages.forEach(message -> came.putIfAbsent(string(message.getBody()), System.currentTimeMillis()));
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        try {
+            long[] waits = {0, 1_000, 5_000, 10_000};
+            long begin = System.currentTimeMillis();
+            for (int level = waits.length - 1; level >= 0; level--) {
+                Message message = new Message(topic, text("level " + level));
+                message.setDelayTimeLevel(level);
+                send(message);
+            }
+            eventually("all came", () -> came.size() == waits.length);
+            for (int level = 0; level < waits.length; level++) {
+                long waited = came.get("level " + level) - begin;
+                equal("level " + level + " is not early, after " + waited + " ms", true, waited >= waits[level]);
+            }
+        } finally {
+            consumer.shutdown();
+        }
+    }
+
+    /** A group is sent back to the beginning while it consumes, and to the end while it does not. */
+    static void resets() throws Exception {
+        String topic = topic("resets");
+        create(topic);
+        String group = group("resets");
+        Inbox inbox = new Inbox();
+        Set<String> all = sendSome(topic, "old", 20);
+        DefaultMQPushConsumer consumer = start(group, topic, "*", false, inbox);
+        try {
+            eventually("all of them", () -> inbox.countIn(all) == 20);
+            Thread.sleep(2_000); // it commits what it has
+            reset(consumer, topic, group, 0);
+            eventually("all of them again", () -> inbox.countIn(all) >= 40);
+        } finally {
+            consumer.shutdown();
+        }
+        Set<String> skipped = sendSome(topic, "skipped", 20);
+        DefaultMQPushConsumer admin = start(group("resets-admin"), topic, "*", false, new Inbox());
+        try {
+            reset(admin, topic, group, -1);
+        } finally {
+            admin.shutdown();
+        }
+        Inbox later = new Inbox();
+        DefaultMQPushConsumer again = start(group, topic, "*", false, later);
+        try {
+            Set<String> fresh = sendSome(topic, "fresh", 20);
+            eventually("what came later", () -> later.countIn(fresh) == 20);
+            equal("of those that were skipped", 0, later.countIn(skipped));
+        } finally {
+            again.shutdown();
+        }
+    }
+
+    static void reset(DefaultMQPushConsumer by, String topic, String group, long timestamp) throws Exception {
+        MQClientInstance client = by.getDefaultMQPushConsumerImpl().getmQClientFactory();
+        Set<String> brokers = new HashSet<>();
+        producer.fetchPublishMessageQueues(topic).forEach(queue -> brokers.add(queue.getBrokerName()));
+        for (String broker : brokers) {
+            eventually("address of " + broker, () -> client.findBrokerAddressInPublish(broker) != null);
+            client.getMQClientAPIImpl().invokeBrokerToResetOffset(client.findBrokerAddressInPublish(broker), topic, group, timestamp, true, 10_000);
         }
     }
 
