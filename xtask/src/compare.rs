@@ -31,7 +31,8 @@ const PORTS: Ports = Ports { namesrv: 27_876, broker: 27_911 };
 const USAGE: &str = "\
 usage: cargo xtask compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--built] [--table]
 
-  rows: produce wide pull batch latency lone memory sync idle restart topics deep; all of them unless named
+  rows: produce wide pull batch latency lone memory sync idle restart topics deep
+        members groups; all of them unless named
   --built measures target/release/apogee as it is
   --table writes docs/performance.md from what was measured before, and measures nothing
 ";
@@ -60,7 +61,7 @@ const fn figure(
 }
 
 /// The rows, with what they are called.
-const ROWS: [(&str, &str); 12] = [
+const ROWS: [(&str, &str); 14] = [
     ("produce", "1 KiB sends, 4 connections × 64 in flight, async flush"),
     ("wide", "the same, 4 × 256 in flight"),
     ("pull", "pull of that backlog, 32 a request"),
@@ -73,6 +74,8 @@ const ROWS: [(&str, &str); 12] = [
     ("restart", "start after kill -9 with 10 GiB of log"),
     ("topics", "10,000 topics × 4 queues receiving in turn, 4 × 64 in flight"),
     ("deep", "one queue with 50 M messages of 64 B"),
+    ("members", "5,000 consumers in one group, a connection each"),
+    ("groups", "10,000 groups with a consumer each"),
 ];
 
 const FIGURES: &[Figure] = &[
@@ -148,6 +151,16 @@ const FIGURES: &[Figure] = &[
         0,
         "as with an empty queue",
     ),
+    figure("members", "joining, server µs", "members_join.server_cpu_us", 1, ""),
+    figure("members", "requests to the others that one has joined", "members_join.told", 0, ""),
+    figure("members", "heartbeat, server µs", "members_beat.server_cpu_us", 1, "≤ 0.2"),
+    figure("members", "the ids of all, server µs", "members_list.server_cpu_us", 1, "≤ 0.2"),
+    figure("members", "the ids of all, p99, µs", "members_list.p99_us", 0, ""),
+    figure("members", "anonymous memory, MiB", "members_list.server_anon_mib", 0, ""),
+    figure("groups", "joining, server µs", "groups_join.server_cpu_us", 1, ""),
+    figure("groups", "heartbeat, server µs", "groups_beat.server_cpu_us", 1, "≤ 0.2"),
+    figure("groups", "the ids of one, server µs", "groups_list.server_cpu_us", 1, "≤ 0.2"),
+    figure("groups", "anonymous memory, MiB", "groups_list.server_anon_mib", 0, ""),
 ];
 
 /// A run of `apogee bench` on a session's server.
@@ -210,6 +223,25 @@ const DEEP: &[Step] = &[
     ),
     step("deep_send", "produce --topic deep --queues 1 --size 64 --messages 500000"),
     step("empty_send", "produce --topic empty --queues 1 --create --size 64 --messages 500000"),
+];
+const MEMBERS: &[Step] = &[
+    step("members_join", "members --create --members 5000 --connections 64 --what join"),
+    step("members_beat", "members --members 5000 --connections 64 --what heartbeat --rounds 10"),
+    step("members_list", "members --members 5000 --connections 16 --what list --rounds 2"),
+];
+const GROUPS: &[Step] = &[
+    step(
+        "groups_join",
+        "members --create --members 10000 --groups 10000 --connections 64 --what join",
+    ),
+    step(
+        "groups_beat",
+        "members --members 10000 --groups 10000 --connections 64 --what heartbeat --rounds 10",
+    ),
+    step(
+        "groups_list",
+        "members --members 10000 --groups 10000 --connections 64 --what list --rounds 10",
+    ),
 ];
 
 /// What was asked for.
@@ -339,6 +371,16 @@ impl Asked {
             let descriptors = fs::read_dir(format!("/proc/{}/fd", session.broker.id()))?.count();
             results.add("topics.descriptors", kind, descriptors as f64, "");
             session.stop()?;
+        }
+        for (row, steps) in [("members", MEMBERS), ("groups", GROUPS)] {
+            if self.wants(row) {
+                let session = Session::start(kind, &self.heap, &[])?;
+                session.step(&WARM, results)?;
+                for step in steps {
+                    session.step(step, results)?;
+                }
+                session.stop()?;
+            }
         }
         if self.wants("deep") {
             let session = Session::start(kind, &self.heap, &[])?;

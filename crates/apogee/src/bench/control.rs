@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{
     scan::{Scanner, field, remark},
-    template::{Codec, request},
+    template::{Codec, OPAQUE_BASE, request},
 };
 
 const UPDATE_AND_CREATE_TOPIC: i32 = 17;
@@ -23,13 +23,17 @@ const TOPIC_NOT_EXIST: i32 = 17;
 pub(super) struct Control {
     stream: TcpStream,
     codec: Codec,
+    /// Of the last request; the server counts those of its own from 0.
     opaque: i32,
+    unread: Vec<u8>,
+    /// Requests of the server's own that came while an answer was waited for.
+    pub(super) told: u64,
 }
 
-struct Reply {
-    code: i32,
-    header: Vec<u8>,
-    body: Vec<u8>,
+pub(super) struct Reply {
+    pub(super) code: i32,
+    pub(super) header: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Control {
@@ -39,27 +43,37 @@ impl Control {
             .await
             .with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Control { stream, codec, opaque: 0 })
+        Ok(Control { stream, codec, opaque: OPAQUE_BASE, unread: Vec::new(), told: 0 })
     }
 
     async fn call(&mut self, code: i32, fields: &[(&str, &str)]) -> Result<Reply> {
+        self.ask(code, fields, &[]).await
+    }
+
+    /// Sends a request with a body and waits for its answer, whatever its code.
+    pub(super) async fn ask(
+        &mut self,
+        code: i32,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Reply> {
         self.opaque += 1;
-        self.stream.write_all(&request(self.codec, code, self.opaque, fields, &[])).await?;
-        let mut bytes = Vec::new();
+        self.stream.write_all(&request(self.codec, code, self.opaque, fields, body)).await?;
         loop {
-            let mut scanner = Scanner::default();
-            if let Some((len, answer)) = scanner.next(&bytes)? {
-                if answer.opaque == self.opaque {
-                    return Ok(Reply {
-                        code: answer.code,
-                        header: answer.header.to_vec(),
-                        body: answer.body.to_vec(),
-                    });
+            if let Some((len, answer)) = Scanner::default().next(&self.unread)? {
+                let reply = (answer.opaque == self.opaque).then(|| Reply {
+                    code: answer.code,
+                    header: answer.header.to_vec(),
+                    body: answer.body.to_vec(),
+                });
+                self.unread.drain(..len);
+                match reply {
+                    Some(reply) => return Ok(reply),
+                    None => self.told += 1,
                 }
-                bytes.drain(..len); // a request of the server's own
                 continue;
             }
-            if self.stream.read_buf(&mut bytes).await? == 0 {
+            if self.stream.read_buf(&mut self.unread).await? == 0 {
                 bail!("the server closed the connection");
             }
         }

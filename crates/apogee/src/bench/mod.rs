@@ -6,6 +6,7 @@
 
 mod control;
 mod latency;
+mod members;
 mod meter;
 mod pipe;
 mod produce;
@@ -37,6 +38,8 @@ pub(crate) enum Bench {
     Pull(pull::Pull),
     /// Sends at a rate to a waiting consumer and measures from the one to the other.
     Latency(latency::Latency),
+    /// Has thousands of consumers join groups, send heartbeats, or ask who else is there.
+    Members(members::Members),
 }
 
 /// Where the server is and how it is driven.
@@ -95,6 +98,7 @@ impl Bench {
             Bench::Produce(produce) => produce.target.threads,
             Bench::Pull(pull) => pull.target.threads,
             Bench::Latency(latency) => latency.target.threads,
+            Bench::Members(members) => members.target.threads,
         };
         let mut builder = match threads {
             1 => tokio::runtime::Builder::new_current_thread(),
@@ -108,6 +112,7 @@ impl Bench {
                 Bench::Produce(produce) => produce.run().await,
                 Bench::Pull(pull) => pull.run().await,
                 Bench::Latency(latency) => latency.run().await,
+                Bench::Members(members) => members.run().await,
             }
         })
     }
