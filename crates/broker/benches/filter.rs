@@ -37,7 +37,7 @@ fn main() {
         ("one comparison", "quantity > 10"),
         (
             "three comparisons",
-            "quantity > 10 AND region = 'eu-west-1' AND price BETWEEN 100 AND 200.5",
+            "quantity > 10 AND region = 'eu-west-1' AND price BETWEEN 100.0 AND 200.5",
         ),
         (
             "ten terms",
