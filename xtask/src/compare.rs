@@ -152,7 +152,6 @@ const FIGURES: &[Figure] = &[
         "as with an empty queue",
     ),
     figure("members", "joining, server µs", "members_join.server_cpu_us", 1, ""),
-    figure("members", "requests to the others that one has joined", "members_join.told", 0, ""),
     figure("members", "heartbeat, server µs", "members_beat.server_cpu_us", 1, "≤ 0.2"),
     figure("members", "the ids of all, server µs", "members_list.server_cpu_us", 1, "≤ 0.2"),
     figure("members", "the ids of all, p99, µs", "members_list.p99_us", 0, ""),
