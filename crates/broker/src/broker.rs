@@ -30,7 +30,10 @@ use wire::{
 
 use crate::{
     Live, Options,
-    api::{ClientsError, Consumer, GroupError, LockError, NotSaved, SubscriptionError, TopicError},
+    api::{
+        ClientChannel, ClientsError, Consumer, GroupError, LockError, NotSaved, SubscriptionError,
+        TopicError,
+    },
     blocking,
     catalog::Catalog,
     clients::{Clients, ConsumerIds},
@@ -507,6 +510,11 @@ impl Broker {
     /// Returns all producers.
     pub fn producers(&self) -> ProducerTable {
         self.inner.clients.producer_table(&self.inner.env.clock)
+    }
+
+    /// Returns the way to the producer with this client id.
+    pub fn producer(&self, client_id: &str) -> Option<Arc<dyn ClientChannel>> {
+        self.inner.clients.producer(client_id)
     }
 
     /// Returns the consumers of a group.

@@ -65,7 +65,7 @@ struct Joined {
 /// All groups with members.
 pub(crate) struct Clients {
     consumers: RwLock<HashMap<ByteString, Arc<ConsumerGroup>>>,
-    producers: Mutex<HashMap<ByteString, ProducerGroup>>,
+    producers: Mutex<Producers>,
     /// Members of all groups, consumers and producers.
     count: Mutex<usize>,
     /// Is told which groups are gone.
@@ -92,6 +92,22 @@ impl Deref for ConsumerIds {
 
     fn deref(&self) -> &[ByteString] {
         &self.ids
+    }
+}
+
+/// The producers that are connected.
+#[derive(Default)]
+struct Producers {
+    groups: HashMap<ByteString, ProducerGroup>,
+    /// The ways to them by client id: a reply names the client that waits for it.
+    channels: HashMap<ByteString, Arc<dyn ClientChannel>>,
+}
+
+impl Producers {
+    fn forget(channels: &mut HashMap<ByteString, Arc<dyn ClientChannel>>, member: &Member) {
+        if channels.get(&member.client_id).is_some_and(|it| it.id() == member.channel.id()) {
+            channels.remove(&member.client_id);
+        }
     }
 }
 
@@ -247,7 +263,7 @@ impl Clients {
         group: &str,
     ) -> Result<ProducerConnection, ClientsError> {
         let producers = self.producers();
-        let Some(found) = producers.get(group) else {
+        let Some(found) = producers.groups.get(group) else {
             return Err(ClientsError::NoProducer(group.into()));
         };
         Ok(ProducerConnection {
@@ -267,7 +283,7 @@ impl Clients {
             version: member.version,
         };
         let producers = self.producers();
-        let groups = producers.iter();
+        let groups = producers.groups.iter();
         ProducerTable {
             data: groups
                 .map(|(name, group)| (name.to_string(), group.members.values().map(info).collect()))
@@ -298,13 +314,18 @@ impl Clients {
 
     /// Says whether any producer of the group is connected.
     pub(crate) fn has_producer(&self, group: &str) -> bool {
-        self.producers().contains_key(group)
+        self.producers().groups.contains_key(group)
+    }
+
+    /// Returns the way to the producer with an id.
+    pub(crate) fn producer(&self, client_id: &str) -> Option<Arc<dyn ClientChannel>> {
+        self.producers().channels.get(client_id).cloned()
     }
 
     /// Returns up to `max` producers of the group to ask, in turns.
     pub(crate) fn next_producers(&self, group: &str, max: usize) -> Vec<Arc<dyn ClientChannel>> {
         let mut producers = self.producers();
-        let Some(found) = producers.get_mut(group) else { return Vec::new() };
+        let Some(found) = producers.groups.get_mut(group) else { return Vec::new() };
         let (before, after) = (Unbounded, Excluded(found.asked));
         let next = found.members.range((after, Unbounded));
         let next = next.chain(found.members.range((before, Included(found.asked))));
@@ -320,7 +341,7 @@ impl Clients {
         let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
         let consuming = consumers.values().map(|group| group.state().members.len()).sum();
         drop(consumers);
-        let producing = self.producers().values().map(|group| group.members.len()).sum();
+        let producing = self.producers().groups.values().map(|group| group.members.len()).sum();
         (consuming, producing)
     }
 
@@ -335,12 +356,21 @@ impl Clients {
             }
             is_alive
         };
-        self.producers().retain(|_, ProducerGroup { members, .. }| {
+        let mut producers = self.producers();
+        let Producers { groups: producing, channels } = &mut *producers;
+        producing.retain(|_, ProducerGroup { members, .. }| {
             let before = members.len();
-            members.retain(|_, member| is_alive(member));
+            members.retain(|_, member| {
+                let is_alive = is_alive(member);
+                if !is_alive {
+                    Producers::forget(channels, member);
+                }
+                is_alive
+            });
             expired += before - members.len();
             !members.is_empty()
         });
+        drop(producers);
         let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<_> =
             consumers.iter().map(|(name, group)| (name.clone(), group.clone())).collect();
@@ -444,13 +474,18 @@ impl Clients {
     fn join_producers(&self, joining: &Joining<'_>, group: &ByteString) -> Result<(), TableFull> {
         let Joining { channel, cx, client_id, now, options } = *joining;
         let mut producers = self.producers();
-        let known = producers.get_mut(group);
+        let Producers { groups, channels } = &mut *producers;
+        let known = groups.get_mut(group);
         if let Some(member) = known.and_then(|known| known.members.get_mut(&channel.id())) {
             member.seen_at = now;
+            if !channels.contains_key(client_id) {
+                channels.insert(client_id.clone(), channel.clone());
+            }
             return Ok(());
         }
         self.take_room(options)?;
-        let joined = producers.entry(group.clone()).or_default();
+        channels.insert(client_id.clone(), channel.clone());
+        let joined = groups.entry(group.clone()).or_default();
         joined.members.insert(channel.id(), Member::new(joining));
         tracing::info!(%group, client = %client_id, remote = %cx.remote, "producer joined");
         Ok(())
@@ -458,11 +493,16 @@ impl Clients {
 
     fn leave_producers(&self, channel_id: u64, group: &str) {
         let mut producers = self.producers();
-        let Some(ProducerGroup { members, .. }) = producers.get_mut(group) else { return };
-        let is_gone = members.remove(&channel_id).is_some();
+        let Producers { groups, channels } = &mut *producers;
+        let Some(ProducerGroup { members, .. }) = groups.get_mut(group) else { return };
+        let gone = members.remove(&channel_id);
         if members.is_empty() {
-            producers.remove(group);
+            groups.remove(group);
         }
+        if let Some(member) = &gone {
+            Producers::forget(channels, member);
+        }
+        let is_gone = gone.is_some();
         drop(producers);
         *self.count() -= usize::from(is_gone);
     }
@@ -495,7 +535,7 @@ impl Clients {
         }
     }
 
-    fn producers(&self) -> MutexGuard<'_, HashMap<ByteString, ProducerGroup>> {
+    fn producers(&self) -> MutexGuard<'_, Producers> {
         self.producers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

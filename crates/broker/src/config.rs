@@ -112,6 +112,7 @@ const KEYS: &[Key] = keys! {
     live "notifyConsumerIdsChangedEnable" notify_consumer_ids_changed_enable Bool;
     live "channelExpiredTimeout" channel_expired_timeout 1_000..=DAY_MS;
     live "flushConsumerOffsetInterval" flush_consumer_offset_interval 100..=DAY_MS;
+    live "storeReplyMessageEnable" store_reply_message_enable Bool;
     live "useServerSideResetOffset" use_server_side_reset_offset Bool;
     fixed "brokerName" broker_name;
     fixed "brokerClusterName" cluster_name;

@@ -27,6 +27,8 @@ pub struct Options {
     pub region_id: String,
     /// `traceOn`: the `TRACE_ON` property of every message.
     pub trace_on: bool,
+    /// `storeReplyMessageEnable` (true): replies are stored beside being pushed.
+    pub store_reply_message_enable: bool,
     /// `traceTopicEnable`: create the topic for traces.
     pub trace_topic_enable: bool,
     /// `msgTraceTopicName`: its name.
@@ -204,6 +206,7 @@ impl Default for Options {
             broker_permission: 6,
             region_id: "DefaultRegion".into(),
             trace_on: true,
+            store_reply_message_enable: true,
             trace_topic_enable: false,
             trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
             default_topic_queue_nums: 8,

@@ -87,6 +87,9 @@ pub mod name {
     pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
     pub const MSG_REGION: &str = "MSG_REGION";
     pub const TRACE_ON: &str = "TRACE_ON";
+    /// Client id of who waits for a reply.
+    pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
+    pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     pub const UNIQ_KEY: &str = "UNIQ_KEY";
     pub const MAX_RECONSUME_TIMES: &str = "MAX_RECONSUME_TIMES";
     pub const INNER_NUM: &str = "INNER_NUM";

@@ -100,6 +100,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     Common "autoCreateSubscriptionGroup" broker.auto_create_subscription_group = Bool, "The first use of a group creates it.";
     RocketMq "clusterTopicEnable" broker.cluster_topic_enable = Bool, "The topic named after the cluster may be read and written.";
     RocketMq "brokerTopicEnable" broker.broker_topic_enable = Bool, "The topic named after the broker may be read and written.";
+    RocketMq "storeReplyMessageEnable" broker.store_reply_message_enable = Bool, "A reply to a request is stored in its topic, too.";
     Common "traceTopicEnable" broker.trace_topic_enable = Bool, "Creates the topic for traces.";
     RocketMq "msgTraceTopicName" broker.trace_topic_name = Name, "Name of the topic for traces.";
     RocketMq "traceOn" broker.trace_on = Bool, "`TRACE_ON` of messages, which clients ask for before they trace.";

@@ -19,7 +19,9 @@ use wire::{
 
 use super::{
     errors::Refusal,
-    verbs::{admin, client, group, lock, offset, pull, query, relay, send, topic, transaction},
+    verbs::{
+        admin, client, group, lock, offset, pull, query, relay, reply, send, topic, transaction,
+    },
 };
 
 /// The 4.x door in front of one broker; serves any number of listeners.
@@ -110,6 +112,9 @@ impl Session {
                 return send::send_back(self, request, replies);
             }
             RequestCode::RECALL_MESSAGE => return send::recall(self, request, replies),
+            RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => {
+                return reply::reply(self, request, replies);
+            }
             RequestCode::END_TRANSACTION => return transaction::end(self, request, replies),
             RequestCode::RESUME_CHECK_HALF_MESSAGE => {
                 return transaction::resume_check(self, request, replies);

@@ -71,6 +71,41 @@ pub struct SendMessageResponse<'a> {
     pub recall_handle: Option<&'a str>,
 }
 
+/// PUSH_REPLY_MESSAGE_TO_CLIENT, to requesters (Java: `ReplyMessageRequestHeader`): what the send of the reply said, and
+/// when and where the broker took it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReplyMessage<'a> {
+    /// Group of the producer that replies.
+    pub producer_group: &'a str,
+    /// Topic of the reply.
+    pub topic: &'a str,
+    /// Topic whose settings a new topic takes.
+    pub default_topic: &'a str,
+    /// Queues of a new topic.
+    pub default_topic_queue_nums: i32,
+    /// Queue, or negative for the broker's choice.
+    pub queue_id: i32,
+    /// See [`crate::names::system_flag`].
+    pub sys_flag: i32,
+    /// When the reply was made, in epoch milliseconds.
+    pub born_timestamp: i64,
+    /// The user's flag.
+    pub flag: i32,
+    /// Properties in their text form.
+    pub properties: &'a str,
+    /// How often it was given back.
+    pub reconsume_times: i32,
+    /// Of a unit.
+    pub unit_mode: bool,
+    /// Address of who replies.
+    pub born_host: &'a str,
+    /// Address of the broker.
+    pub store_host: &'a str,
+    /// When the broker pushes it, in epoch milliseconds.
+    pub store_timestamp: i64,
+}
+
 /// CONSUMER_SEND_MSG_BACK (Java: `ConsumerSendMsgBackRequestHeader`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -92,7 +92,7 @@ pub(crate) fn send(session: &Session, run: &[Frame], replies: &mut Replies) {
 }
 
 /// Reads a send of any of the three codes.
-fn decode(request: &Frame) -> Result<Publish, Refusal> {
+pub(super) fn decode(request: &Frame) -> Result<Publish, Refusal> {
     let asked: SendMessage<'_> = request.header()?;
     let share = |text| request.ext.share(text);
     let body = request.body_bytes();
@@ -116,7 +116,7 @@ fn decode(request: &Frame) -> Result<Publish, Refusal> {
 
 impl V4 {
     /// Adds what every answer to a send carries.
-    fn with_send_fields(&self, mut response: Frame) -> Frame {
+    pub(super) fn with_send_fields(&self, mut response: Frame) -> Frame {
         for (name, value) in &*self.send_fields {
             response.ext.put(name, value);
         }
