@@ -31,8 +31,8 @@ const PORTS: Ports = Ports { namesrv: 27_876, broker: 27_911 };
 const USAGE: &str = "\
 usage: cargo xtask compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--built] [--table]
 
-  rows: produce wide pull batch latency lone memory sync idle restart topics deep
-        members groups; all of them unless named
+  rows: produce wide pull batch latency lone memory sync idle delay retry transaction orderly sql92
+        restart topics deep members groups timers; all of them unless named
   --built measures target/release/apogee as it is
   --table writes docs/performance.md from what was measured before, and measures nothing
 ";
@@ -61,7 +61,7 @@ const fn figure(
 }
 
 /// The rows, with what they are called.
-const ROWS: [(&str, &str); 14] = [
+const ROWS: [(&str, &str); 20] = [
     ("produce", "1 KiB sends, 4 connections × 64 in flight, async flush"),
     ("wide", "the same, 4 × 256 in flight"),
     ("pull", "pull of that backlog, 32 a request"),
@@ -71,11 +71,17 @@ const ROWS: [(&str, &str); 14] = [
     ("memory", "anonymous memory after these, more than 4 M messages"),
     ("sync", "1 KiB sends, sync flush, 4 × 64 in flight"),
     ("idle", "empty directory, name server and broker"),
+    ("delay", "delayed for a second by level, 1 KiB, until delivered"),
+    ("retry", "sent back with a delay of a second, until they come again"),
+    ("transaction", "half messages of 1 KiB that are committed at once, until delivered"),
+    ("orderly", "pull with queue locks and commits, 32 a request"),
+    ("sql92", "pull of 1 KiB messages by a condition on two properties, 32 a request"),
     ("restart", "start after kill -9 with 10 GiB of log"),
     ("topics", "10,000 topics × 4 queues receiving in turn, 4 × 64 in flight"),
     ("deep", "one queue with 50 M messages of 64 B"),
     ("members", "5,000 consumers in one group, a connection each"),
     ("groups", "10,000 groups with a consumer each"),
+    ("timers", "1 M messages of 128 B that wait for their time, due 50,000 a second"),
 ];
 
 const FIGURES: &[Figure] = &[
@@ -104,6 +110,19 @@ const FIGURES: &[Figure] = &[
     figure("sync", "send p50, one in flight, µs", "lone_sync.p50_us", 0, "device + 100 µs"),
     figure("idle", "anonymous memory, MiB", "idle.anon_mib", 1, "≤ 30 MiB"),
     figure("idle", "from exec to the first answer, ms", "idle.start_ms", 0, "≤ 100 ms"),
+    figure("delay", "server CPU, µs a message", "delay.server_cpu_us", 2, "≤ 0.20"),
+    figure("delay", "messages/s", "delay.rate", 0, "≥ 5, or the limit"),
+    figure("retry", "server CPU, µs a message", "retry.server_cpu_us", 2, "≤ 0.20"),
+    figure("retry", "messages/s", "retry.rate", 0, "≥ 5, or the limit"),
+    figure("transaction", "server CPU, µs a message", "transaction.server_cpu_us", 2, "≤ 0.20"),
+    figure("transaction", "messages/s", "transaction.rate", 0, "≥ 5, or the limit"),
+    figure("orderly", "server CPU, µs a message", "orderly.server_cpu_us", 3, "≤ 0.20"),
+    figure("orderly", "messages/s", "orderly.rate", 0, ""),
+    figure("orderly", "the same without, server CPU", "unordered.server_cpu_us", 3, ""),
+    figure("sql92", "all match, server CPU, µs a message", "sql_all.server_cpu_us", 3, "≤ 0.20"),
+    figure("sql92", "all match, messages/s", "sql_all.rate", 0, ""),
+    figure("sql92", "none match, server CPU, µs a message", "sql_none.server_cpu_us", 3, "≤ 0.20"),
+    figure("sql92", "none match, messages/s", "sql_none.rate", 0, ""),
     figure("restart", "from exec to the first answer, ms", "restart.start_ms", 0, "≤ 2,000 ms"),
     figure("topics", "creating one, ms", "topics.create_topic_ms", 2, "≤ 1 ms"),
     figure("topics", "messages/s", "topics.rate", 0, "≥ 80 % of one topic's"),
@@ -160,6 +179,21 @@ const FIGURES: &[Figure] = &[
     figure("groups", "heartbeat, server µs", "groups_beat.server_cpu_us", 1, "≤ 0.2"),
     figure("groups", "the ids of one, server µs", "groups_list.server_cpu_us", 1, "≤ 0.2"),
     figure("groups", "anonymous memory, MiB", "groups_list.server_anon_mib", 0, ""),
+    figure("timers", "taken in, messages/s", "timers.in_rate", 0, ""),
+    figure("timers", "taken in, server CPU, µs a message", "timers.in_server_cpu_us", 2, ""),
+    figure("timers", "anonymous memory before, MiB", "timers.anon_before_mib", 0, ""),
+    figure(
+        "timers",
+        "anonymous memory, all waiting, MiB",
+        "timers.anon_pending_mib",
+        0,
+        "as before",
+    ),
+    figure("timers", "delivered, messages/s", "timers.delivered_per_s", 0, "≥ 50,000"),
+    figure("timers", "delivered, server CPU, µs a message", "timers.server_cpu_us", 2, "≤ 0.20"),
+    figure("timers", "late p50, ms", "timers.late_p50_ms", 0, ""),
+    figure("timers", "late at most, ms", "timers.late_max_ms", 0, "≤ 1,000 ms"),
+    figure("timers", "before their time", "timers.early", 0, "none"),
 ];
 
 /// A run of `apogee bench` on a session's server.
@@ -201,6 +235,40 @@ const SYNC: &[Step] = &[
         "produce --topic lone --create --connections 1 --in-flight 1 --warmup 500 --messages 4000",
     ),
 ];
+
+/// Steps on one warm server, for what the rules cost.
+const RULES: &[Step] = &[
+    step(
+        "delay",
+        "produce --topic delay --create --property DELAY=1 --until-delivered --messages 300000",
+    ),
+    step(
+        "rules_fill",
+        "produce --topic rules --create --property a=5 --property color=red --messages 500000",
+    ),
+    step("unordered", "pull --topic rules --messages 1500000"),
+    step("orderly", "pull --topic rules --orderly --group orderly --messages 1500000"),
+    step(
+        "sql_all",
+        "pull --topic rules --group all --sql (a>3)AND(color='red') --messages 1500000",
+    ),
+    step(
+        "sql_none",
+        "pull --topic rules --group none --sql (a>3)AND(color='blue') --messages 1500000",
+    ),
+    step("retry", "retry --topic rules --messages 200000"),
+    step(
+        "transaction",
+        "produce --topic transaction --create --transaction --until-delivered --messages 200000",
+    ),
+];
+/// What each figure of a rule needs before it.
+const RULES_FILLED: [&str; 3] = ["retry", "orderly", "sql92"];
+
+const TIMERS: Step = step(
+    "timers",
+    "timers --topic timers --create --size 128 --messages 1000000 --lead 90 --over 20",
+);
 
 const SYNC_WARM: Step = step("warm", "produce --topic warm --create --messages 300000");
 const FILL: Step = step("fill", "produce --topic fill --create --in-flight 256 --messages 9000000");
@@ -336,6 +404,17 @@ impl Asked {
             }
             session.stop()?;
         }
+        if RULES.iter().any(|step| self.wants_step(step.name)) {
+            let session = Session::start(kind, &self.heap, &[])?;
+            session.step(&WARM, results)?;
+            let is_filled = RULES_FILLED.iter().any(|row| self.wants(row));
+            for step in RULES {
+                if self.wants_step(step.name) || step.name == "rules_fill" && is_filled {
+                    session.step(step, results)?;
+                }
+            }
+            session.stop()?;
+        }
         if self.wants("sync") {
             let session = Session::start(kind, &self.heap, &["flushDiskType=SYNC_FLUSH"])?;
             session.step(&SYNC_WARM, results)?;
@@ -380,6 +459,12 @@ impl Asked {
                 }
                 session.stop()?;
             }
+        }
+        if self.wants("timers") {
+            let session = Session::start(kind, &self.heap, &[])?;
+            session.step(&WARM, results)?;
+            session.step(&TIMERS, results)?;
+            session.stop()?;
         }
         if self.wants("deep") {
             let session = Session::start(kind, &self.heap, &[])?;

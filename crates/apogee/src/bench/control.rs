@@ -1,6 +1,9 @@
 //! The few calls around a run: routes, topics, offsets. One at a time, nothing hot.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -11,6 +14,10 @@ use super::{
     template::{Codec, OPAQUE_BASE, request},
 };
 
+const HEART_BEAT: i32 = 34;
+pub(super) const LOCK_BATCH_MQ: i32 = 41;
+/// What the members of groups call themselves.
+const CLIENT_ID: &str = "apogee-bench";
 const UPDATE_AND_CREATE_TOPIC: i32 = 17;
 const GET_MAX_OFFSET: i32 = 30;
 const GET_MIN_OFFSET: i32 = 31;
@@ -81,10 +88,42 @@ impl Control {
 
     async fn call_ok(&mut self, what: &str, code: i32, fields: &[(&str, &str)]) -> Result<Reply> {
         let reply = self.call(code, fields).await?;
-        if reply.code != 0 {
-            bail!("{what}: code {}: {}", reply.code, remark(&reply.header));
+        ok(what, reply)
+    }
+
+    /// Joins a consumer group as push consumers do, with one subscription; it is a member while this connection is open.
+    pub(super) async fn join(
+        &mut self,
+        group: &str,
+        topic: &str,
+        kind: &str,
+        expression: &str,
+    ) -> Result<()> {
+        let subscription = json!({
+            "topic": topic, "subString": expression, "expressionType": kind, "subVersion": 1,
+            "classFilterMode": false, "codeSet": [], "tagsSet": [],
+        });
+        let body = json!({
+            "clientID": CLIENT_ID, "producerDataSet": [],
+            "consumerDataSet": [{
+                "groupName": group, "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
+                "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "unitMode": false,
+                "subscriptionDataSet": [subscription],
+            }],
+        });
+        ok("heartbeat", self.ask(HEART_BEAT, &[], body.to_string().as_bytes()).await?)?;
+        Ok(())
+    }
+
+    /// Locks queues of a topic for a group, as its orderly consumers do.
+    pub(super) async fn lock(&mut self, group: &str, topic: &str, queues: u32) -> Result<()> {
+        let body = lock_body(group, topic, 0..queues);
+        let reply = ok("queue locks", self.ask(LOCK_BATCH_MQ, &[], &body).await?)?;
+        let held = String::from_utf8_lossy(&reply.body).matches("queueId").count();
+        if held != queues as usize {
+            bail!("{held} of {queues} queues are locked: another client holds the rest");
         }
-        Ok(reply)
+        Ok(())
     }
 
     /// Creates a topic at a broker, or brings it to this shape.
@@ -139,6 +178,21 @@ impl Control {
         }
         Ok(masters)
     }
+}
+
+fn ok(what: &str, reply: Reply) -> Result<Reply> {
+    if reply.code != 0 {
+        bail!("{what}: code {}: {}", reply.code, remark(&reply.header));
+    }
+    Ok(reply)
+}
+
+/// The body of LOCK_BATCH_MQ.
+pub(super) fn lock_body(group: &str, topic: &str, queues: Range<u32>) -> Vec<u8> {
+    let queue = |id| json!({ "brokerName": "bench", "queueId": id, "topic": topic });
+    let queues: Vec<_> = queues.map(queue).collect();
+    let body = json!({ "clientId": CLIENT_ID, "consumerGroup": group, "mqSet": queues });
+    body.to_string().into_bytes()
 }
 
 /// The values of `brokerAddrs` maps at key 0, whose keys may stand without quotes.

@@ -82,8 +82,9 @@ impl Latency {
         for at in 0..topics * queues {
             let (topic, queue) = (self.target.topic_name(at % topics), at / topics);
             let (_, max) = control.offsets(&topic, queue).await?;
+            let (group, tags) = (&*self.group, Some("*"));
             let ask =
-                Ask { group: &self.group, topic: &topic, queue, max: 32, tags: "*", wait: true };
+                Ask { group, topic: &topic, queue, max: 32, tags, wait: true, orderly: false };
             reader.add(codec, &ask, max, i64::MAX);
         }
         // the reader's work is what arrives: it ends when as many came as were sent

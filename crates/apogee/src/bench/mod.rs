@@ -12,8 +12,10 @@ mod pipe;
 mod produce;
 mod pull;
 mod report;
+mod retry;
 mod scan;
 mod template;
+mod timers;
 
 use std::sync::{
     Arc,
@@ -40,6 +42,10 @@ pub(crate) enum Bench {
     Latency(latency::Latency),
     /// Has thousands of consumers join groups, send heartbeats, or ask who else is there.
     Members(members::Members),
+    /// Sends a backlog back and waits until it comes again.
+    Retry(retry::Retry),
+    /// Sends messages that are due later and waits until all have come.
+    Timers(timers::Timers),
 }
 
 /// Where the server is and how it is driven.
@@ -94,12 +100,15 @@ pub(crate) struct Length {
 impl Bench {
     /// Runs one measurement to its end and prints its line.
     pub(crate) fn run(self) -> Result<()> {
-        let threads = match &self {
-            Bench::Produce(produce) => produce.target.threads,
-            Bench::Pull(pull) => pull.target.threads,
-            Bench::Latency(latency) => latency.target.threads,
-            Bench::Members(members) => members.target.threads,
+        let target = match &self {
+            Bench::Produce(produce) => &produce.target,
+            Bench::Pull(pull) => &pull.target,
+            Bench::Latency(latency) => &latency.target,
+            Bench::Retry(retry) => &retry.target,
+            Bench::Timers(timers) => &timers.target,
+            Bench::Members(members) => &members.target,
         };
+        let threads = target.threads;
         let mut builder = match threads {
             1 => tokio::runtime::Builder::new_current_thread(),
             _ => tokio::runtime::Builder::new_multi_thread(),
@@ -113,6 +122,8 @@ impl Bench {
                 Bench::Pull(pull) => pull.run().await,
                 Bench::Latency(latency) => latency.run().await,
                 Bench::Members(members) => members.run().await,
+                Bench::Retry(retry) => retry.run().await,
+                Bench::Timers(timers) => timers.run().await,
             }
         })
     }

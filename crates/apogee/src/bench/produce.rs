@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use tokio::{
     task::JoinSet,
@@ -21,10 +21,13 @@ use super::{
     control::Control,
     pipe::{Load, Next, Pipe},
     report::{Line, Tally, measure},
-    scan::Answer,
-    template::{Codec, OPAQUE_BASE, OPAQUE_SPAN, OpaquePlace, Place, Template, digits},
+    scan::{Answer, field, log_offset},
+    template::{
+        Codec, OPAQUE_BASE, OPAQUE_SPAN, OpaquePlace, Place, Template, digits, make_oneway, request,
+    },
 };
 
+const END_TRANSACTION: i32 = 37;
 const SEND_MESSAGE_V2: i32 = 310;
 const SEND_BATCH_MESSAGE: i32 = 320;
 
@@ -46,6 +49,9 @@ pub(crate) struct Produce {
     /// Measures how long stored messages take to become visible to readers, on a connection of its own.
     #[arg(long)]
     lag: bool,
+    /// Ends when as many messages are readable in the topic as were sent: delayed ones, and those of transactions.
+    #[arg(long)]
+    until_delivered: bool,
 }
 
 /// What each message is like.
@@ -66,6 +72,29 @@ pub(super) struct Shape {
     /// Leaves out the unique key that every real client puts on a message (and the broker indexes).
     #[arg(long)]
     no_unique_key: bool,
+    /// A property of each message, NAME=VALUE; may be repeated. `DELAY=3` is the third delay level.
+    #[arg(long, value_parser = name_and_value)]
+    property: Vec<(String, String)>,
+    /// Sends each message as half of a transaction, and commits it.
+    #[arg(long, conflicts_with = "batch")]
+    transaction: bool,
+    /// When messages are due, for `bench timers`.
+    #[arg(skip)]
+    pub(super) due: Option<Due>,
+}
+
+/// The whole seconds that messages are due at, in turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    /// The first, ms since the epoch.
+    pub(super) first: u64,
+    /// How many.
+    pub(super) seconds: u64,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Produce {
@@ -93,10 +122,20 @@ impl Produce {
             true => Some(Lag::open(&self.target, &brokers[0]).await?),
             false => None,
         };
+        let mut readable = match self.until_delivered {
+            true => Some(Lag::open(&self.target, &brokers[0]).await?),
+            false => None,
+        };
         let work = self.length.work();
         let stored = Arc::clone(&work);
         let watch = watch.map(|lag| tokio::spawn(lag.watch(stored)));
-        let run = drive(&mut senders, &work);
+        let run = async {
+            let senders = drive(&mut senders, &work).await?;
+            if let Some(readable) = &mut readable {
+                readable.wait_for(work.done.load(Relaxed)).await?;
+            }
+            Ok(senders)
+        };
         let measured = measure(&self.target.pid, &work, run).await?;
         work.finish();
         let mut tally = Tally::default();
@@ -122,7 +161,10 @@ impl Produce {
 }
 
 /// Runs all senders until the work is done.
-async fn drive(senders: &mut Vec<(Pipe, Sender)>, work: &Arc<Work>) -> Result<Vec<(Pipe, Sender)>> {
+pub(super) async fn drive(
+    senders: &mut Vec<(Pipe, Sender)>,
+    work: &Arc<Work>,
+) -> Result<Vec<(Pipe, Sender)>> {
     let mut tasks = JoinSet::new();
     for (mut pipe, mut sender) in senders.drain(..) {
         sender.begin(Arc::clone(work));
@@ -140,7 +182,7 @@ async fn drive(senders: &mut Vec<(Pipe, Sender)>, work: &Arc<Work>) -> Result<Ve
 
 /// Watches how far readers are behind: the time between the acknowledgement of a message and the first look at the
 /// queues that finds it visible.
-struct Lag {
+pub(super) struct Lag {
     control: Control,
     queues: Vec<(String, u32)>,
     visible_before: i64,
@@ -150,10 +192,19 @@ struct Lag {
 const LOOK: Duration = Duration::from_millis(5);
 
 impl Lag {
-    async fn open(target: &Target, broker: &str) -> Result<Lag> {
+    pub(super) async fn open(target: &Target, broker: &str) -> Result<Lag> {
         let topic = |at| target.topic_name(at % target.topics);
         let queues =
             (0..target.topics * target.queues).map(|at| (topic(at), at / target.topics)).collect();
+        Lag::of(target, broker, queues).await
+    }
+
+    /// Looks at these queues; what is readable now does not count.
+    pub(super) async fn of(
+        target: &Target,
+        broker: &str,
+        queues: Vec<(String, u32)>,
+    ) -> Result<Lag> {
         let control = Control::connect(broker, target.codec).await?;
         let mut lag = Lag { control, queues, visible_before: 0 };
         lag.visible_before = lag.visible().await?;
@@ -166,6 +217,24 @@ impl Lag {
             sum += self.control.max_offset(topic, *queue).await?;
         }
         Ok(sum - self.visible_before)
+    }
+
+    /// Looks until so many messages are readable, or their number stands still for a minute.
+    pub(super) async fn wait_for(&mut self, count: u64) -> Result<()> {
+        let (mut most, mut since) = (0, Instant::now());
+        loop {
+            let visible = u64::try_from(self.visible().await?).unwrap_or(0);
+            if visible >= count {
+                return Ok(());
+            }
+            if visible > most {
+                (most, since) = (visible, Instant::now());
+            }
+            if since.elapsed() > LAG_MAX {
+                bail!("only {visible} of {count} messages were delivered");
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Looks until all that the work stored is visible; returns the longest lag seen.
@@ -213,6 +282,10 @@ pub(super) struct Ring {
     queue: Place,
     topic: Option<Place>,
     unique: Vec<Place>,
+    /// When each is due, and where that is written; the body begins with it, too.
+    due: Option<(Place, Due)>,
+    /// How a half message is committed.
+    commit: Option<Commit>,
     /// Where the body of a message that is not a batch begins.
     body_at: usize,
     topics: u64,
@@ -225,6 +298,37 @@ pub(super) struct Ring {
     unique_count: u64,
 }
 
+/// END_TRANSACTION, and where the places of the half message stand in it.
+#[derive(Debug)]
+struct Commit {
+    frame: Vec<u8>,
+    log_offset: Place,
+    queue_offset: Place,
+}
+
+impl Commit {
+    fn new(codec: Codec, topic: &str) -> Commit {
+        const LOG: &str = "7531902468753190246";
+        const QUEUE: &str = "8642013579864201357";
+        let fields = [
+            ("topic", topic),
+            ("producerGroup", GROUP),
+            ("tranStateTableOffset", QUEUE),
+            ("commitLogOffset", LOG),
+            ("commitOrRollback", "8"),
+            ("fromTransactionCheck", "false"),
+            ("msgId", "bench"),
+            ("transactionId", "bench"),
+        ];
+        let mut frame = request(codec, END_TRANSACTION, 1, &fields, &[]);
+        make_oneway(codec, &mut frame);
+        let place = |text| Place::of(&frame, text, 8);
+        Commit { log_offset: place(LOG), queue_offset: place(QUEUE), frame }
+    }
+}
+
+const GROUP: &str = "apogee-bench";
+const DUE: &str = "1230984567123";
 const BORN: &str = "1234567890123";
 /// A unique key has 32 characters: sixteen say who sent it, sixteen count.
 const COUNT: &str = "8642086420864208";
@@ -249,6 +353,16 @@ impl Ring {
         if let Some(tag) = &shape.tag {
             pair("TAGS", tag);
         }
+        for (name, value) in &shape.property {
+            pair(name, value);
+        }
+        if shape.due.is_some() {
+            pair("TIMER_DELIVER_MS", DUE);
+        }
+        if shape.transaction {
+            pair("TRAN_MSG", "true");
+            pair("PGROUP", GROUP);
+        }
         pair("WAIT", "true");
         let body = vec![b'x'; shape.size as usize];
         let batched = shape.batch > 1;
@@ -264,12 +378,12 @@ impl Ring {
             target.codec,
             if batched { SEND_BATCH_MESSAGE } else { SEND_MESSAGE_V2 },
             &[
-                ("a", "apogee-bench"),
+                ("a", GROUP),
                 ("b", &topic_name),
                 ("c", "TBW102"),
                 ("d", "4"),
                 ("e", &queue_text),
-                ("f", "0"),
+                ("f", if shape.transaction { "4" } else { "0" }),
                 ("g", BORN),
                 ("h", "0"),
                 ("i", &properties),
@@ -297,6 +411,8 @@ impl Ring {
             slots,
             opaque: template.opaque,
             born_at: Place::of(bytes, BORN, 8),
+            due: shape.due.map(|due| (Place::of(bytes, DUE, 8), due)),
+            commit: shape.transaction.then(|| Commit::new(target.codec, &topic_name)),
             queue,
             topic,
             unique,
@@ -323,6 +439,11 @@ impl Ring {
                 topic.write(frame, self.count % self.topics);
             }
             self.queue.write(frame, (self.count / self.topics) % self.queues);
+            if let Some((place, due)) = self.due {
+                let at = due.first + (self.count / self.queues) % due.seconds * 1000;
+                place.write(frame, at);
+                frame[self.body_at..][..8].copy_from_slice(&at.to_be_bytes());
+            }
             self.count += 1;
             for place in &self.unique {
                 self.unique_count += 1;
@@ -349,7 +470,7 @@ fn field_start(codec: Codec, frame: &[u8], name: &str) -> usize {
 }
 
 /// Now, as clients write it; from the system's clock, as clients do.
-fn epoch_millis() -> u64 {
+pub(super) fn epoch_millis() -> u64 {
     u64::try_from(env::Clock::real().now()).unwrap_or(0)
 }
 
@@ -371,6 +492,9 @@ fn batch_body(body: &[u8], properties: &[u8], count: u32) -> Vec<u8> {
 pub(super) struct Sender {
     ring: Ring,
     run_len: usize,
+    /// Commits of half messages that were answered, and those that are being written.
+    commits: Vec<u8>,
+    committing: Vec<u8>,
     work: Option<Arc<Work>>,
     /// When each request was sent (or due), by the low bits of its number.
     sent_at: Vec<Instant>,
@@ -393,6 +517,8 @@ impl Sender {
         Sender {
             ring,
             run_len: 0,
+            commits: Vec::new(),
+            committing: Vec::new(),
             work: None,
             sent_at: vec![now; (2 * in_flight as usize).next_power_of_two()],
             sent: 0,
@@ -434,6 +560,11 @@ impl Sender {
 impl Load for Sender {
     fn next(&mut self, now: Instant) -> Next {
         let Some(work) = &self.work else { return Next::Done };
+        self.committing.clear();
+        if !self.commits.is_empty() {
+            std::mem::swap(&mut self.commits, &mut self.committing);
+            return Next::Run;
+        }
         let idle = self.sent == self.answered;
         let mut room = self.in_flight - (self.sent - self.answered);
         if room < self.in_flight.div_ceil(4) && self.pace == 0.0 {
@@ -482,7 +613,10 @@ impl Load for Sender {
     }
 
     fn run(&self) -> &[u8] {
-        &self.ring.frames[..self.run_len]
+        match self.committing.is_empty() {
+            true => &self.ring.frames[..self.run_len],
+            false => &self.committing,
+        }
     }
 
     fn answer(&mut self, answer: &Answer<'_>, now: Instant) {
@@ -496,6 +630,14 @@ impl Load for Sender {
         if self.tally.count(answer.code, answer.header) {
             self.tally.messages += self.ring.batch;
             self.tally.bytes += self.ring.body_bytes;
+            if let Some(commit) = &mut self.ring.commit
+                && let Some(log_offset) = log_offset(answer.header)
+                && let Some(queue_offset) = field(answer.header, "queueOffset")
+            {
+                commit.log_offset.write(&mut commit.frame, log_offset);
+                commit.queue_offset.write(&mut commit.frame, queue_offset.unsigned_abs());
+                self.commits.extend_from_slice(&commit.frame);
+            }
             if let Some(work) = &self.work {
                 work.add_done(self.ring.batch);
             }

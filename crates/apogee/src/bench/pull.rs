@@ -14,11 +14,11 @@ use tokio::{
 
 use super::{
     Target, Work,
-    control::Control,
+    control::{Control, LOCK_BATCH_MQ, lock_body},
     pipe::{Load, Next, Pipe},
     report::{Line, Tally, measure},
     scan::{Answer, field},
-    template::{OPAQUE_BASE, Place, Template},
+    template::{OPAQUE_BASE, Place, Template, request},
 };
 
 const PULL_MESSAGE: i32 = 11;
@@ -28,6 +28,7 @@ const PULL_RETRY_IMMEDIATELY: i32 = 20;
 const PULL_OFFSET_MOVED: i32 = 21;
 
 /// Bits of a pull's `sysFlag`.
+const FLAG_COMMIT: u32 = 1;
 const FLAG_SUSPEND: u32 = 2;
 const FLAG_SUBSCRIPTION: u32 = 4;
 
@@ -57,6 +58,12 @@ pub(crate) struct Pull {
     /// First offset in each queue; where the queue begins by default.
     #[arg(long)]
     from: Option<i64>,
+    /// A condition, which the group registers as push consumers do; counted is every message that it is asked of.
+    #[arg(long, conflicts_with = "tags")]
+    sql: Option<String>,
+    /// Holds the locks of all queues, renewed each second, and commits with each pull, as orderly consumers do.
+    #[arg(long)]
+    orderly: bool,
 }
 
 impl Pull {
@@ -67,11 +74,25 @@ impl Pull {
         let mut readers = Vec::new();
         for at in 0..connections {
             let broker = &brokers[at as usize % brokers.len()];
-            readers.push((Pipe::connect(broker).await?, Reader::new(again, None)));
+            let mut reader = Reader::new(again, None);
+            reader.counts_passed = self.sql.is_some();
+            readers.push((Pipe::connect(broker).await?, reader));
         }
-        let mut backlog = 0;
+        let (mut backlog, mut members) = (0, Vec::new());
         for (broker_at, broker) in brokers.iter().enumerate() {
             let mut control = Control::connect(broker, codec).await?;
+            if self.orderly || self.sql.is_some() {
+                let (kind, expression) = match &self.sql {
+                    Some(sql) => ("SQL92", sql),
+                    None => ("TAG", &self.tags),
+                };
+                for topic in (0..topics).map(|at| self.target.topic_name(at)) {
+                    control.join(&self.group, &topic, kind, expression).await?;
+                    if self.orderly {
+                        control.lock(&self.group, &topic, queues).await?;
+                    }
+                }
+            }
             for at in 0..topics * queues {
                 let (topic, queue) = (self.target.topic_name(at % topics), at / topics);
                 let (min, max) = control.offsets(&topic, queue).await?;
@@ -83,8 +104,9 @@ impl Pull {
                         topic: &topic,
                         queue,
                         max: self.max,
-                        tags: &self.tags,
+                        tags: self.sql.is_none().then_some(&*self.tags),
                         wait: false,
+                        orderly: self.orderly,
                     };
                     // a broker's queues go to that broker's connections in turn
                     let own = (connections as usize - broker_at).div_ceil(brokers.len()).max(1);
@@ -95,6 +117,8 @@ impl Pull {
                     reader.add(codec, &ask, from, max);
                 }
             }
+            // it stays a member while its connection is open
+            members.push(control);
         }
         if backlog == 0 {
             bail!("there is nothing to read: `apogee bench produce` first");
@@ -127,7 +151,10 @@ impl Pull {
 }
 
 /// Runs all readers until the work is done.
-async fn drive(readers: Vec<(Pipe, Reader)>, work: &Arc<Work>) -> Result<Vec<(Pipe, Reader)>> {
+pub(super) async fn drive(
+    readers: Vec<(Pipe, Reader)>,
+    work: &Arc<Work>,
+) -> Result<Vec<(Pipe, Reader)>> {
     let mut tasks = JoinSet::new();
     for (mut pipe, mut reader) in readers {
         reader.begin(Arc::clone(work));
@@ -149,9 +176,12 @@ pub(super) struct Ask<'a> {
     pub(super) topic: &'a str,
     pub(super) queue: u32,
     pub(super) max: u32,
-    pub(super) tags: &'a str,
+    /// The subscription; `None` for the one that the group has registered.
+    pub(super) tags: Option<&'a str>,
     /// Whether the broker holds the request until there is a message.
     pub(super) wait: bool,
+    /// Whether each pull commits what came before it, and the lock of the queue is renewed.
+    pub(super) orderly: bool,
 }
 
 /// A queue being read: its request and how far it is.
@@ -159,6 +189,8 @@ pub(super) struct Ask<'a> {
 struct Cursor {
     template: Template,
     offset_place: Place,
+    /// Where the offset to commit stands, and the request that renews the lock.
+    orderly: Option<(Place, Vec<u8>)>,
     from: i64,
     next: i64,
     end: i64,
@@ -167,6 +199,19 @@ struct Cursor {
 
 /// Offsets are written with this width; zeros in front are valid to every server.
 const OFFSET: &str = "987654012345678";
+const COMMIT: &str = "876540123456789";
+/// How often orderly consumers of ours renew their locks; others do it each 20 s.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// What a reader finds out of timer messages, whose bodies begin with the time that they were due at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Punctuality {
+    /// Messages that were stored before they were due.
+    pub(super) early: u64,
+    /// When the first and the last were stored, ms since the epoch.
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
 
 /// The queues that one connection reads.
 #[derive(Debug)]
@@ -178,6 +223,13 @@ pub(super) struct Reader {
     again: bool,
     /// Bodies begin with nanoseconds since this moment; latency is then counted from sender to here.
     epoch: Option<Instant>,
+    /// Latency is then counted from when a message was due to when it was stored.
+    pub(super) punctuality: Option<Punctuality>,
+    /// Log offsets of the messages, if they are wanted.
+    pub(super) log_offsets: Option<Vec<u64>>,
+    /// Whether messages that a filter keeps back count as well.
+    counts_passed: bool,
+    renew_at: Instant,
     out: Vec<u8>,
     work: Option<Arc<Work>>,
     pub(super) tally: Tally,
@@ -194,6 +246,10 @@ impl Reader {
             in_flight: 0,
             again,
             epoch,
+            punctuality: None,
+            log_offsets: None,
+            counts_passed: false,
+            renew_at: Instant::now() + RENEWAL,
             out: Vec::new(),
             work: None,
             tally: Tally::default(),
@@ -209,8 +265,11 @@ impl Reader {
         from: i64,
         end: i64,
     ) {
-        let flags = FLAG_SUBSCRIPTION | if ask.wait { FLAG_SUSPEND } else { 0 };
-        let template = Template::new(
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(ask.tags.is_some(), FLAG_SUBSCRIPTION)
+            | flag(ask.wait, FLAG_SUSPEND)
+            | flag(ask.orderly, FLAG_COMMIT);
+        let mut template = Template::new(
             codec,
             PULL_MESSAGE,
             &[
@@ -220,19 +279,26 @@ impl Reader {
                 ("queueOffset", OFFSET),
                 ("maxMsgNums", &ask.max.to_string()),
                 ("sysFlag", &flags.to_string()),
-                ("commitOffset", "0"),
+                ("commitOffset", COMMIT),
                 ("suspendTimeoutMillis", if ask.wait { "15000" } else { "0" }),
-                ("subscription", ask.tags),
+                ("subscription", ask.tags.unwrap_or_default()),
                 ("subVersion", "0"),
                 ("expressionType", "TAG"),
             ],
             &[],
         );
         let offset_place = Place::of(&template.bytes, OFFSET, 8);
+        let commit_place = Place::of(&template.bytes, COMMIT, 8);
+        commit_place.write(&mut template.bytes, 0);
+        let orderly = ask.orderly.then(|| {
+            let body = lock_body(ask.group, ask.topic, ask.queue..ask.queue + 1);
+            (commit_place, request(codec, LOCK_BATCH_MQ, 1, &[], &body))
+        });
         self.ready.push(self.cursors.len() as u32);
         self.cursors.push(Cursor {
             template,
             offset_place,
+            orderly,
             from,
             next: from,
             end,
@@ -256,9 +322,20 @@ impl Reader {
         while let Some(len) = number::<4>(rest, 0) {
             let Some((record, after)) = rest.split_at_checked(len as usize) else { break };
             let Some(offset) = number::<8>(record, 20) else { break };
-            self.out_of_order += u64::from(offset as i64 != cursor.next);
+            self.out_of_order += u64::from(offset as i64 != cursor.next && !self.counts_passed);
             cursor.next = offset as i64 + 1;
-            self.tally.messages += 1;
+            self.tally.messages += u64::from(!self.counts_passed);
+            if let Some(found) = &mut self.punctuality
+                && let (Some(due), Some(stored)) = (body_stamp(record), stored_at(record))
+            {
+                found.early += u64::from(stored < due);
+                found.first = found.first.min(stored);
+                found.last = found.last.max(stored);
+                self.tally.took(Duration::from_millis(stored.saturating_sub(due)));
+            }
+            if let (Some(all), Some(at)) = (&mut self.log_offsets, number::<8>(record, 28)) {
+                all.push(at);
+            }
             if let Some(epoch) = self.epoch
                 && let Some(stamp) = body_stamp(record)
             {
@@ -273,6 +350,12 @@ impl Reader {
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes: &[u8; N] = bytes.get(at..)?.first_chunk()?;
     Some(bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
+}
+
+/// When a record was stored; its host of birth has 8 bytes, or 20 when it is IPv6.
+fn stored_at(record: &[u8]) -> Option<u64> {
+    let is_v6 = number::<4>(record, 36)? & (1 << 4) != 0;
+    number::<8>(record, if is_v6 { 68 } else { 56 })
 }
 
 /// The first eight bytes of a record's body; hosts have 8 bytes, or 20 when they are IPv6.
@@ -301,9 +384,17 @@ impl Load for Reader {
             return if self.in_flight == 0 { Next::Done } else { Next::Answer };
         }
         self.out.clear();
+        if now >= self.renew_at {
+            self.renew_at = now + RENEWAL;
+            let locks = self.cursors.iter().filter_map(|cursor| cursor.orderly.as_ref());
+            locks.for_each(|(_, lock)| self.out.extend_from_slice(lock));
+        }
         for at in self.ready.drain(..) {
             let cursor = &mut self.cursors[at as usize];
             let frame = &mut cursor.template.bytes;
+            if let Some((commit, _)) = &cursor.orderly {
+                commit.write(frame, cursor.next.max(0) as u64);
+            }
             cursor.template.opaque.write(frame, OPAQUE_BASE + at as i32);
             cursor.offset_place.write(frame, cursor.next.max(0) as u64);
             cursor.asked_at = now;
@@ -323,13 +414,13 @@ impl Load for Reader {
             return; // a request of the server's own
         }
         self.in_flight -= 1;
-        let before = self.tally.messages;
+        let (before, next_before) = (self.tally.messages, self.cursors[at as usize].next);
         match answer.code {
             0 => {
                 self.tally.requests += 1;
                 self.records(at as usize, answer.body, now);
                 self.tally.bytes += answer.body.len() as u64;
-                if self.epoch.is_none() {
+                if self.epoch.is_none() && self.punctuality.is_none() {
                     let asked_at = self.cursors[at as usize].asked_at;
                     self.tally.took(now.saturating_duration_since(asked_at));
                 }
@@ -344,6 +435,9 @@ impl Load for Reader {
             && let Some(next) = field(answer.header, "nextBeginOffset")
         {
             cursor.next = next;
+        }
+        if self.counts_passed {
+            self.tally.messages += (cursor.next - next_before).max(0) as u64;
         }
         let ended =
             cursor.next >= cursor.end || (answer.code == PULL_NOT_FOUND && self.epoch.is_none());

@@ -92,6 +92,18 @@ pub(super) struct Measured<T> {
     after: Reading,
 }
 
+impl<T> Measured<T> {
+    /// Messages a second.
+    pub(super) fn rate(&self, messages: u64) -> f64 {
+        messages as f64 / self.seconds
+    }
+
+    /// CPU of the servers for each message, in microseconds.
+    pub(super) fn server_cpu_us(&self, messages: u64) -> f64 {
+        self.after.since(&self.before).server_cpu_s * 1e6 / messages.max(1) as f64
+    }
+}
+
 /// Runs `run` with a progress bar on a terminal, and reads the meters around it.
 pub(super) async fn measure<T>(
     servers: &[u32],

@@ -89,6 +89,16 @@ pub(super) fn field(header: &[u8], name: &str) -> Option<i64> {
     number_i64(&after[start..])
 }
 
+/// The place in the log that an answer's `msgId` tells, its last sixteen of 32 digits.
+pub(super) fn log_offset(header: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"msgId";
+    let after = &header[find(header, NAME)? + NAME.len()..];
+    // JSON: `":"` before the text; binary: a length of four bytes.
+    let skip = if after.starts_with(b"\":\"") { 3 } else { 4 };
+    let digits = std::str::from_utf8(after.get(skip + 16..skip + 32)?).ok()?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 /// The text of a JSON remark, or of the binary one, for the report of an error.
 pub(super) fn remark(header: &[u8]) -> String {
     let text = String::from_utf8_lossy(header);
@@ -192,5 +202,11 @@ mod tests {
         let binary = b"\x00\x0fnextBeginOffset\x00\x00\x00\x0212\x00\x09maxOffset";
         assert_eq!(field(binary, "nextBeginOffset"), Some(12));
         assert_eq!(field(b"{}", "nextBeginOffset"), None);
+        let id = "7F00000100002A9F0000000000001A2B";
+        let json = format!(r#"{{"extFields":{{"msgId":"{id}","queueId":"1"}}}}"#);
+        assert_eq!(log_offset(json.as_bytes()), Some(0x1a2b));
+        let binary = [&b"\x00\x05msgId\x00\x00\x00\x20"[..], id.as_bytes()].concat();
+        assert_eq!(log_offset(&binary), Some(0x1a2b));
+        assert_eq!(log_offset(br#"{"msgId":"7F"}"#), None);
     }
 }

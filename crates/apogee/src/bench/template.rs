@@ -74,6 +74,18 @@ pub(super) fn request(
     frame
 }
 
+/// Marks a request as one that gets no answer.
+pub(super) fn make_oneway(codec: Codec, frame: &mut [u8]) {
+    const FLAG: &[u8] = b"\"flag\":";
+    match codec {
+        Codec::Json => {
+            let at = find(frame, FLAG).expect("a request has its flag") + FLAG.len();
+            frame[at] = b'2';
+        }
+        Codec::Rocketmq => frame[8 + 12] = 2,
+    }
+}
+
 /// A field of fixed width within a frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
