@@ -776,7 +776,6 @@ impl Broker {
                 _ => {}
             }
             let is_kept = match name {
-                name::REAL_TOPIC | name::REAL_QID => is_rolled,
                 name::TIMER_ENQUEUE_MS | name::TIMER_DEQUEUE_MS => false,
                 name::TIMER_ROLL_TIMES => !is_rolled,
                 _ => true,
