@@ -6,6 +6,7 @@ mod filters;
 mod groups;
 mod kills;
 mod lights;
+mod lives;
 mod model;
 mod publish;
 mod pull;

@@ -53,6 +53,8 @@ struct World {
     used: u64,
     fail_syncs: bool,
     fail_writes: bool,
+    /// Writes that the process still does; then it is dead. `None` while nobody kills it.
+    writes_left: Option<u64>,
     /// Of a hundred reads without waiting, how many would have to wait.
     cold_percent: u8,
 }
@@ -97,6 +99,7 @@ impl SimDisk {
             used: 0,
             fail_syncs: false,
             fail_writes: false,
+            writes_left: None,
             cold_percent: 0,
         })))
     }
@@ -106,9 +109,21 @@ impl SimDisk {
         let mut world = self.world();
         world.life += 1;
         world.locked.clear();
+        world.writes_left = None;
         if crash == Crash::Power {
             world.cut_power();
         }
+    }
+
+    /// Kills the process within a write, after `writes` more of them: from there on nothing is written, renamed or removed,
+    /// whatever the process believes to do, until [`SimDisk::crash`] says that it has ended.
+    pub fn kill_after(&self, writes: u64) {
+        self.world().writes_left = Some(writes);
+    }
+
+    /// Says whether a process that was to be killed is dead.
+    pub fn is_dead(&self) -> bool {
+        self.world().writes_left == Some(0)
     }
 
     /// Leaves room for `bytes` more, in whole sectors; `None` for as much as anyone wants.
@@ -190,6 +205,13 @@ impl World {
                 let kept = self.rng.usize(..sector.versions.len());
                 sector.versions = vec![sector.versions.swap_remove(kept)];
             }
+        }
+    }
+
+    fn check_alive(&self) -> io::Result<()> {
+        match self.writes_left {
+            Some(0) => Err(io::Error::other("the simulated process is dead")),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -278,6 +300,9 @@ fn not_found(path: &Path) -> io::Error {
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut world = self.world();
+        if how != Open::ReadOnly && how != Open::Existing {
+            world.check_alive()?;
+        }
         let id = match (world.names.get(path), how) {
             (Some(id), _) => *id,
             (None, Open::Existing | Open::ReadOnly) => return Err(not_found(path)),
@@ -321,6 +346,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.world();
+        world.check_alive()?;
         let id = *world.names.get(from).ok_or_else(|| not_found(from))?;
         world.name(to, Some(id));
         world.name(from, None);
@@ -333,6 +359,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world();
+        world.check_alive()?;
         let id = *world.names.get(path).ok_or_else(|| not_found(path))?;
         world.name(path, None);
         let freed = world.files.get(&id).map_or(0, |content| content.allocated.len() as u64);
@@ -344,6 +371,7 @@ impl Disk for SimDisk {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world();
+        world.check_alive()?;
         let is_inside = |inside: &PathBuf| inside.parent() == Some(path);
         if world.names.keys().any(is_inside) || world.dirs.iter().any(is_inside) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -388,6 +416,7 @@ impl Disk for SimDisk {
 
     fn set_len(&self, path: &Path, len: u64) -> io::Result<()> {
         let mut world = self.world();
+        world.check_alive()?;
         let id = *world.names.get(path).ok_or_else(|| not_found(path))?;
         let content = world.files.get_mut(&id).expect("a name has a file");
         content.len = len;
@@ -495,6 +524,15 @@ impl File for SimFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        world.check_alive()?;
+        if let Some(left) = &mut world.writes_left {
+            *left -= 1;
+            if *left == 0 {
+                let done = world.rng.usize(..=bytes.len());
+                world.write(self.id, at, &bytes[..done]);
+                return world.check_alive();
+            }
+        }
         if world.fail_writes {
             let done = world.rng.usize(..=bytes.len());
             world.write(self.id, at, &bytes[..done]);
