@@ -1,20 +1,20 @@
 //! Replies of request-reply: a message that is pushed to the client that waits for it, and stored like any other.
 //!
 //! The requester is known by its client id, in the property `REPLY_TO_CLIENT`. The answer to who replies tells whether the
-//! requester has taken the reply, whether or not the log could take it. What no send may do is refused before anything is pushed. (Java: `ReplyMessageProcessor`)
+//! requester has taken the reply, whether or not the log could take it. What no send may do is refused before anything is
+//! pushed. (Java: `ReplyMessageProcessor`)
 
 use std::time::Duration;
 
 use broker::api::{Caller, PublishError, Receipt};
 use bytes::Bytes;
+use remoting::Replies;
 use wire::{
     code::{RequestCode, ResponseCode},
     frame::Frame,
     header::send::{ReplyMessage, SendMessage},
     properties::{self, name},
 };
-
-use remoting::Replies;
 
 use crate::v4::{
     V4,
