@@ -158,6 +158,7 @@ impl Broker {
         let put_per_second = found.stats.put.per_second(6);
         let handles: Vec<_> = (0..queues).map(|id| found.queue(&inner.store, id)).collect();
         let broker_name = inner.options.read().broker_name.clone();
+        self.caught_up().await;
         let offset_table = blocking(move || {
             let offsets = handles.into_iter().map(|queue| {
                 let (min, max) = (queue.min_offset(), queue.max_offset());

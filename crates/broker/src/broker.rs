@@ -59,6 +59,8 @@ use crate::{
 
 /// How often housekeeping looks at what is due: delayed messages are late by this at most.
 const TICK: Duration = Duration::from_millis(100);
+/// The longest wait for the dispatcher before a queue's end is told.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often silent clients are looked for, and groups told of changes that were held back.
 const CLIENT_PERIOD: Duration = Duration::from_secs(1);
 
@@ -410,6 +412,19 @@ impl Broker {
 
     // ------------------------------------------------------------------------------------------------------ offsets
 
+    /// Waits until the queues show what was acknowledged before the call, so that who sends and then asks for an end or
+    /// sets a group to it counts what they sent. A dispatch that is far behind is waited for a second at most.
+    pub async fn caught_up(&self) {
+        let (store, clock) = (&self.inner.store, &self.inner.env.clock);
+        let acknowledged = store.acknowledged().get();
+        let deadline = clock.monotonic().saturating_add(CATCH_UP);
+        tokio::select! {
+            biased;
+            _ = store.marks().dispatched.wait_for(acknowledged) => {}
+            () = clock.sleep_until(deadline) => {}
+        }
+    }
+
     /// Returns the offset behind the last message of the queue; 0 for a queue that nobody has used.
     pub fn max_offset(&self, topic: &str, queue_id: i32) -> i64 {
         self.queue(topic, queue_id).map_or(0, |queue| queue.max_offset())
@@ -431,6 +446,7 @@ impl Broker {
         time_ms: i64,
         boundary: Boundary,
     ) -> Result<i64, Fault> {
+        self.caught_up().await;
         match self.queue(topic, queue_id) {
             Some(queue) => blocking(move || queue.offset_at(time_ms, boundary)).await,
             None => Ok(0),

@@ -141,6 +141,7 @@ impl Broker {
             None => return Err(ResetError::UnknownQueue(ids.start)),
         };
         let set = queues.clone();
+        self.caught_up().await;
         let offsets = blocking(move || {
             let offset = |queue: &Arc<Queue>| Ok((queue.id(), offset_to(queue, to)?));
             set.iter().map(offset).collect::<Result<BTreeMap<_, _>, ResetError>>()
@@ -180,6 +181,7 @@ impl Broker {
         });
         let consumed = consumed.collect::<Result<Vec<i64>, _>>()?;
         let to = if timestamp < 0 { ResetTo::End } else { ResetTo::Time(timestamp) };
+        self.caught_up().await;
         let offsets = blocking(move || {
             let offsets = queues.iter().zip(consumed).map(|(queue, consumed)| {
                 let offset = offset_to(queue, to)?;

@@ -119,6 +119,8 @@ impl Session {
             RequestCode::RESUME_CHECK_HALF_MESSAGE => {
                 return transaction::resume_check(self, request, replies);
             }
+            RequestCode::SEARCH_OFFSET_BY_TIMESTAMP => park!(offset::at_time),
+            RequestCode::GET_MAX_OFFSET => park!(offset::max),
             RequestCode::GET_EARLIEST_MSG_STORETIME => park!(offset::earliest_store_time),
             RequestCode::GET_TOPIC_STATS_INFO => park!(topic::stats),
             RequestCode::DELETE_TOPIC_IN_BROKER => {
@@ -151,8 +153,6 @@ impl Session {
 
             RequestCode::QUERY_CONSUMER_OFFSET => park!(offset::query),
             RequestCode::UPDATE_CONSUMER_OFFSET => offset::commit(broker, &request),
-            RequestCode::SEARCH_OFFSET_BY_TIMESTAMP => park!(offset::at_time),
-            RequestCode::GET_MAX_OFFSET => offset::max(broker, &request),
             RequestCode::GET_MIN_OFFSET => offset::min(broker, &request),
             RequestCode::GET_ALL_CONSUMER_OFFSET => offset::all(broker, &request),
             RequestCode::GET_ALL_DELAY_OFFSET => offset::delays(broker, &request),

@@ -71,8 +71,9 @@ pub(crate) async fn at_time(broker: &Broker, request: &Frame) -> Answer {
 }
 
 /// GET_MAX_OFFSET.
-pub(crate) fn max(broker: &Broker, request: &Frame) -> Answer {
+pub(crate) async fn max(broker: &Broker, request: &Frame) -> Answer {
     let asked: GetMaxOffset<'_> = request.header()?;
+    broker.caught_up().await;
     let offset = broker.max_offset(asked.topic, asked.queue_id);
     Ok(success(request).with_header(&OffsetResponse { offset }))
 }
