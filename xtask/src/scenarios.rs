@@ -84,9 +84,9 @@ fn play(stage: Stage, scenarios: &[Scenario]) -> anyhow::Result<usize> {
         Stage::Virtual => sim::play_virtually(scenarios),
         Stage::Apogee => {
             server::build()?;
-            play_on(&Kind::Apogee, scenarios)?
+            play_twice(&Kind::Apogee, scenarios)?
         }
-        Stage::Original => play_on(&Kind::parse(ORIGINAL), scenarios)?,
+        Stage::Original => play_twice(&Kind::parse(ORIGINAL), scenarios)?,
     };
     let failures: Vec<&String> =
         verdicts.iter().filter_map(|verdict| verdict.failure.as_ref()).collect();
@@ -118,6 +118,23 @@ fn free_ports() -> anyhow::Result<Ports> {
         }
     }
     bail!("no free ports between {start} and 35000")
+}
+
+/// Plays them all, and those that fail once more with nothing beside them: in real time a machine that others use, too,
+/// can miss a moment which virtual time, where nothing is played twice, never misses. What held only then is named.
+fn play_twice(kind: &Kind, scenarios: &[Scenario]) -> anyhow::Result<Vec<Verdict>> {
+    let mut verdicts = play_on(kind, scenarios)?;
+    for verdict in verdicts.iter_mut().filter(|verdict| verdict.failure.is_some()) {
+        let alone: Vec<Scenario> =
+            scenarios.iter().filter(|scenario| scenario.name() == verdict.name).cloned().collect();
+        let first = verdict.failure.take().unwrap_or_default();
+        let again = play_on(kind, &alone)?;
+        verdict.failure = again.into_iter().find_map(|again| again.failure);
+        if verdict.failure.is_none() {
+            println!("UNSTEADY, held when played again alone: {}\n{first}", verdict.name);
+        }
+    }
+    Ok(verdicts)
 }
 
 fn play_on(kind: &Kind, scenarios: &[Scenario]) -> anyhow::Result<Vec<Verdict>> {

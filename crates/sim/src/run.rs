@@ -67,15 +67,11 @@ pub fn load(words: &[String]) -> Result<Vec<Scenario>, String> {
         scenarios.extend(script::parse(&format!("scenarios/{name}"), &content)?);
     }
     let wanted = |scenario: &Scenario| {
-        let name = name(scenario).to_lowercase();
+        let name = scenario.name().to_lowercase();
         words.is_empty() || words.iter().any(|word| name.contains(&word.to_lowercase()))
     };
     scenarios.retain(wanted);
     Ok(scenarios)
-}
-
-fn name(scenario: &Scenario) -> String {
-    format!("{}: {}", scenario.file, scenario.title)
 }
 
 /// Plays scenarios in virtual time, each on a machine of its own.
@@ -95,9 +91,9 @@ pub fn play_virtually(scenarios: &[Scenario]) -> Vec<Verdict> {
         let outcome = play(scenario);
         let (failure, rewrites) = match outcome {
             Ok(played) => (played.failure, played.rewrites),
-            Err(error) => (Some(format!("{}: {error}", name(scenario))), Vec::new()),
+            Err(error) => (Some(format!("{}: {error}", scenario.name())), Vec::new()),
         };
-        Verdict { name: name(scenario), took: clock.monotonic() - began, failure, rewrites }
+        Verdict { name: scenario.name(), took: clock.monotonic() - began, failure, rewrites }
     };
     scenarios.iter().map(verdict).collect()
 }
@@ -119,10 +115,10 @@ pub fn play_on(wire: &Wire, scenarios: &[&Scenario]) -> Result<Vec<Verdict>, Str
             let played = play(&scenario, stage, suffix).await;
             let failure = match played {
                 Ok(played) => judge(&scenario, wire.original.as_deref(), played.failure),
-                Err(error) => Some(format!("{}: {error}", name(&scenario))),
+                Err(error) => Some(format!("{}: {error}", scenario.name())),
             };
             let took = stage.clock().monotonic() - began;
-            Verdict { name: name(&scenario), took, failure, rewrites: Vec::new() }
+            Verdict { name: scenario.name(), took, failure, rewrites: Vec::new() }
         }
     };
     Ok(runtime.block_on(async {
@@ -142,7 +138,7 @@ fn judge(scenario: &Scenario, original: Option<&str>, failure: Option<String>) -
             Some(_) => None,
             None => Some(format!(
                 "{}: passes on {release}, although it is marked to differ there: {why}",
-                name(scenario)
+                scenario.name()
             )),
         },
         _ => failure,

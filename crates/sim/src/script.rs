@@ -42,6 +42,13 @@ pub struct Scenario {
     pub(crate) steps: Vec<Step>,
 }
 
+impl Scenario {
+    /// Returns its file and title.
+    pub fn name(&self) -> String {
+        format!("{}: {}", self.file, self.title)
+    }
+}
+
 /// One step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Step {
