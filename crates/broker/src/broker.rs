@@ -313,8 +313,9 @@ impl Broker {
             self.flush_offsets();
         }
         if due.delays {
-            inner.delay_levels.flush(&inner.store, now);
+            inner.delay_levels.capture();
         }
+        inner.delay_levels.save(inner.store.marks().synced.get(), now);
         if due.filters {
             self.flush_filters();
         }
@@ -326,6 +327,7 @@ impl Broker {
         self.due().is_any(inner.env.clock.monotonic())
             || !self.is_saved()
             || inner.delay_levels.is_any_due(inner.env.clock.now())
+            || inner.delay_levels.is_save_due(inner.store.marks().synced.get())
             || self.are_timers_due(inner.env.clock.now())
             || inner.transactions.is_due(inner.env.clock.monotonic())
     }
@@ -345,8 +347,15 @@ impl Broker {
         self.write_catalogs();
         let _ = inner.topics.catalog().sync();
         let _ = inner.groups.catalog().sync();
-        inner.delay_levels.flush(&inner.store, inner.env.clock.now());
-        self.shutdown_transactions();
+        self.write_last_ops();
+        // The positions below speak of what must be on the device before them.
+        if !inner.store.sync_blocking() {
+            tracing::warn!(
+                "the log is not synced: what was delivered last will be delivered again"
+            );
+        }
+        inner.delay_levels.close(inner.store.marks().synced.get(), inner.env.clock.now());
+        self.close_transactions();
         self.flush_offsets();
         self.close_timers();
         self.flush_filters();

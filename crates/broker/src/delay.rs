@@ -5,8 +5,8 @@
 //! appends what is due to the real topic; positions are kept in `delayOffset.json`. (Java: `ScheduleMessageService`,
 //! `HookUtils.transformDelayLevelMessage`)
 //!
-//! Invariant: a position is persisted only when the deliveries before it are as durable as an acknowledged send, so a
-//! crash may deliver a message twice and never loses one.
+//! Invariant: a position is persisted only when the deliveries before it are on the device, so a crash, of the machine
+//! too, may deliver a message twice and never loses one.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,15 @@ pub(crate) struct DelayLevels {
     /// How many there are, known without the lock.
     count: i32,
     levels: Mutex<Vec<Level>>,
+    captured: Mutex<Option<Captured>>,
     table: Saved<DelayOffsetTable>,
+}
+
+/// Positions of one moment that wait for the device.
+struct Captured {
+    positions: BTreeMap<i32, i64>,
+    /// Where the log must be synced to: behind all deliveries before the positions.
+    needs: u64,
 }
 
 struct Level {
@@ -59,9 +67,10 @@ struct Level {
     delay: i64,
     /// The next entry to deliver.
     position: i64,
-    /// Everything before is delivered and, once the log is acknowledged up to the second number, durable.
-    delivered: (i64, u64),
-    persisted: i64,
+    /// Where the log ended behind the last delivery.
+    end: u64,
+    /// What was last captured to be persisted.
+    captured: i64,
     /// When the entry at `position` is due, once known.
     next_due: Option<Millis>,
 }
@@ -78,17 +87,15 @@ impl DelayLevels {
             let position = stored.offset_table.get(&(id + 1)).copied().unwrap_or(0);
             // Outside of the queue after a loss or a deletion: begin with what there is.
             let position = position.clamp(queue.min_offset(), queue.max_offset());
-            Level {
-                queue,
-                delay: *delay,
-                position,
-                delivered: (position, 0),
-                persisted: position,
-                next_due: None,
-            }
+            Level { queue, delay: *delay, position, end: 0, captured: position, next_due: None }
         });
         let levels: Vec<Level> = levels.collect();
-        DelayLevels { count: levels.len() as i32, levels: Mutex::new(levels), table }
+        DelayLevels {
+            count: levels.len() as i32,
+            levels: Mutex::new(levels),
+            captured: Mutex::default(),
+            table,
+        }
     }
 
     /// Returns `offset,maxOffset` of each level, for the runtime info.
@@ -103,23 +110,44 @@ impl DelayLevels {
         })
     }
 
-    /// Persists the positions whose deliveries are durable.
-    pub(crate) fn flush(&self, store: &Store, now: Millis) {
-        let acknowledged = store.acknowledged().get();
-        let mut positions = BTreeMap::new();
+    /// Takes note of the positions of now, unless earlier ones still wait for the device.
+    pub(crate) fn capture(&self) {
+        let mut captured = self.captured();
+        if captured.is_some() {
+            return;
+        }
+        let (mut positions, mut needs) = (BTreeMap::new(), 0);
         for (level, number) in self.levels().iter_mut().zip(1..) {
-            if level.delivered.1 <= acknowledged && level.delivered.0 != level.persisted {
-                level.persisted = level.delivered.0;
-                positions.insert(number, level.persisted);
+            if level.captured != level.position {
+                level.captured = level.position;
+                needs = needs.max(level.end);
+                positions.insert(number, level.position);
             }
         }
-        if !positions.is_empty() {
-            self.table.update(|table| {
-                table.offset_table.append(&mut positions);
-                table.data_version.advance(now);
-            });
-            self.table.flush();
-        }
+        *captured = (!positions.is_empty()).then_some(Captured { positions, needs });
+    }
+
+    /// Says whether positions wait that may be persisted once the log is synced up to `synced`.
+    pub(crate) fn is_save_due(&self, synced: u64) -> bool {
+        self.captured().as_ref().is_some_and(|captured| captured.needs <= synced)
+    }
+
+    /// Persists what was captured, if the log is synced behind it.
+    pub(crate) fn save(&self, synced: u64, now: Millis) {
+        let due = self.captured().take_if(|captured| captured.needs <= synced);
+        let Some(Captured { mut positions, .. }) = due else { return };
+        self.table.update(|table| {
+            table.offset_table.append(&mut positions);
+            table.data_version.advance(now);
+        });
+        self.table.flush();
+    }
+
+    /// Persists everything that the device has: what waited, then what is delivered now.
+    pub(crate) fn close(&self, synced: u64, now: Millis) {
+        self.save(synced, now);
+        self.capture();
+        self.save(synced, now);
     }
 
     /// Writes the table although it has not changed: another broker may have written its own.
@@ -134,6 +162,10 @@ impl DelayLevels {
 
     fn levels(&self) -> MutexGuard<'_, Vec<Level>> {
         self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn captured(&self) -> MutexGuard<'_, Option<Captured>> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,8 +232,7 @@ impl Broker {
         }
         level.next_due = None;
         let store_host = inner.options.read().store_host;
-        let (mut position, mut end) = level.delivered;
-        position = position.max(level.position);
+        let from = level.position;
         for entry in &due {
             let draft = match inner.store.read_blocking(entry.log_offset, entry.len) {
                 Ok(bytes) => self.restore(&bytes, store_host),
@@ -211,7 +242,7 @@ impl Broker {
             // One at a time: what follows a refused one must not be delivered before it is tried again.
             let outcome = draft.and_then(|draft| inner.store.append(&[Entry::One(draft)]).pop());
             match outcome {
-                Some(Ok(stored)) => end = stored.end,
+                Some(Ok(stored)) => level.end = stored.end,
                 Some(Err(Refused::TooLarge)) => {
                     tracing::warn!(
                         log_offset = entry.log_offset,
@@ -221,13 +252,10 @@ impl Broker {
                 Some(Err(_)) => break,
                 None => {}
             }
-            position += 1;
+            level.position += 1;
         }
         inner.store.drive();
-        let is_whole = position == level.position + due.len() as i64;
-        level.position = position;
-        level.delivered = (position, end);
-        Ok(is_whole)
+        Ok(level.position == from + due.len() as i64)
     }
 
     /// Makes the message that is delivered of the one that waited; none if it does not say where it belongs.

@@ -188,10 +188,17 @@ impl Broker {
         is_more
     }
 
-    /// Writes what can be before the broker goes: to be called after the last request.
-    pub(crate) fn shutdown_transactions(&self) {
+    /// Tells the op queue of every end; to be called after the last request.
+    pub(crate) fn write_last_ops(&self) {
         let mut service = self.inner.transactions.service();
         self.write_due_ops(&mut service, Duration::MAX, Duration::ZERO);
+    }
+
+    /// Notes the progress, as far as the log is synced, and writes the metrics before the broker goes.
+    pub(crate) fn close_transactions(&self) {
+        let mut service = self.inner.transactions.service();
+        // What waited, then that of now.
+        self.note_progress(&mut service);
         self.note_progress(&mut service);
         self.write_metrics();
     }

@@ -1,7 +1,8 @@
-//! `kill -9` at any moment, also within a write, against a model of what delays, timers, retries and locks promise.
+//! `kill -9` at any moment, also within a write, and power cuts, against a model of what delays, timers, retries and locks
+//! promise.
 //!
-//! `APOGEE_SEED=<n>` runs that seed alone, `APOGEE_SEEDS=<n>` so many. A message counts as acknowledged once the log is
-//! written behind it: then it comes, though perhaps twice where something was killed.
+//! `APOGEE_SEED=<n>` runs that seed alone, `APOGEE_SEEDS=<n>` so many. A message is safe from a kill once the log is
+//! written behind it, and from a power cut once it is synced: then it comes, though perhaps twice where something ended.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -188,13 +189,18 @@ impl Life {
         }
     }
 
+    /// Ends the process, or the machine.
     fn kill(mut self) -> Life {
-        let written = self.world.store.marks().written.get();
+        let marks = self.world.store.marks();
+        let (crash, safe) = match self.rng.u8(..3) {
+            0 => (Crash::Power, marks.synced.get()),
+            _ => (Crash::Process, marks.written.get()),
+        };
         for promise in &mut self.promises {
-            promise.is_at_risk |= promise.end > written;
+            promise.is_at_risk |= promise.end > safe;
         }
         self.locks.clear();
-        self.world = self.world.crash(Crash::Process);
+        self.world = self.world.crash(crash);
         self
     }
 
