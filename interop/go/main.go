@@ -60,6 +60,10 @@ func main() {
 		{"orderly", orderly},
 		{"dead letters", deadLetters},
 		{"delays", delays},
+		{"timers", timers},
+		{"transactions", transactions},
+		{"requests", requests},
+		{"traces", traces},
 		{"resets", resets},
 		{"clustering", clustering},
 		{"broadcasting", broadcasting},
@@ -298,6 +302,157 @@ func delays() {
 		at, _ := came.Load(strconv.Itoa(level))
 		equal(fmt.Sprintf("level %d is not early", level), true, at.(time.Time).Sub(begin) >= wait)
 	}
+}
+
+// timers asks for times by the properties, of which this client sets one by itself.
+func timers() {
+	topic := "go-timers-" + run
+	send(message(topic, "begin"))
+	now := time.Now().UnixMilli()
+	for _, row := range []struct {
+		name, value string
+		wait        int64
+	}{
+		{"TIMER_DELAY_SEC", "2", 2000},
+		{"TIMER_DELAY_MS", "2600", 2600},
+		{primitive.PropertyTimerDeliverMS, strconv.FormatInt(now+3300, 10), 3300},
+	} {
+		one := message(topic, row.name)
+		one.WithProperty(row.name, row.value)
+		one.WithProperty("due", strconv.FormatInt(now+row.wait, 10))
+		send(one)
+	}
+	for _, got := range drain(topic, "*", 4) {
+		if due, err := strconv.ParseInt(got.GetProperty("due"), 10, 64); err == nil && got.StoreTimestamp < due {
+			panic(failure(fmt.Sprintf("%s is early by %d ms", got.Body, due-got.StoreTimestamp)))
+		}
+	}
+}
+
+// transactions ends some messages at once, and others when the broker asks.
+func transactions() {
+	topic := "go-transactions-" + run
+	send(message(topic, "begin"))
+	ends := &ends{asked: map[string]int{}}
+	made, err := rocketmq.NewTransactionProducer(ends, producer.WithNameServer(server), producer.WithGroupName("P-"+topic),
+		producer.WithInstanceName(topic), producer.WithRetry(0), producer.WithSendMsgTimeout(30*time.Second))
+	must(err)
+	must(made.Start())
+	defer made.Shutdown()
+	ids := map[string]string{}
+	for _, body := range []string{"commit", "rollback", "commit when asked", "rollback when asked", "commit when asked again"} {
+		result, err := made.SendMessageInTransaction(cx, message(topic, body))
+		must(err)
+		equal("status", primitive.SendOK, result.Status)
+		ids[body] = result.MsgID
+	}
+	eventually("it is asked, and again", func() bool {
+		return ends.times("commit when asked again") >= 2 && ends.times("rollback when asked") > 0
+	})
+	got := drain(topic, "*", 4)
+	equal("committed", "map[begin:true commit:true commit when asked:true commit when asked again:true]", fmt.Sprint(bodies(got)))
+	for _, one := range got {
+		if id, ok := ids[string(one.Body)]; ok {
+			equal("id", id, one.MsgId)
+		}
+	}
+}
+
+// ends says what becomes of a half message by its body.
+type ends struct {
+	lock  sync.Mutex
+	asked map[string]int
+}
+
+func (ends *ends) ExecuteLocalTransaction(message *primitive.Message) primitive.LocalTransactionState {
+	switch string(message.Body) {
+	case "commit":
+		return primitive.CommitMessageState
+	case "rollback":
+		return primitive.RollbackMessageState
+	}
+	return primitive.UnkonwnState
+}
+
+func (ends *ends) CheckLocalTransaction(message *primitive.MessageExt) primitive.LocalTransactionState {
+	body := string(message.Body)
+	ends.lock.Lock()
+	defer ends.lock.Unlock()
+	ends.asked[body]++
+	switch {
+	case strings.HasSuffix(body, "again") && ends.asked[body] == 1:
+		return primitive.UnkonwnState
+	case strings.HasPrefix(body, "commit"):
+		return primitive.CommitMessageState
+	}
+	return primitive.RollbackMessageState
+}
+
+func (ends *ends) times(body string) int {
+	ends.lock.Lock()
+	defer ends.lock.Unlock()
+	return ends.asked[body]
+}
+
+// requests waits for the reply of a consumer; the server can push it once it knows who asked, so one asks again.
+func requests() {
+	topic := "go-requests-" + run
+	send(message(topic, "begin"))
+	stop := startWith("G-go-requests-"+run, topic, "*", func(asked *primitive.MessageExt) {
+		if consumer.GetReplyToClient(asked) == "" {
+			return
+		}
+		reply, err := consumer.CreateReplyMessage(asked, nil)
+		must(err)
+		reply.Body = []byte("re: " + string(asked.Body))
+		sender.SendSync(cx, reply)
+	})
+	defer stop()
+	for i := range 5 {
+		body := "request " + strconv.Itoa(i)
+		eventually("a reply to "+body, func() bool {
+			reply, err := sender.Request(cx, 5*time.Second, message(topic, body))
+			return err == nil && string(reply.Body) == "re: "+body
+		})
+	}
+}
+
+// traces finds what producer and consumer wrote of a message into the trace topic.
+func traces() {
+	topic := "go-traces-" + run
+	send(message(topic, "begin"))
+	config := &primitive.TraceConfig{GroupName: "P-" + topic, Access: primitive.Local, NamesrvAddrs: server}
+	made, err := rocketmq.NewProducer(producer.WithNameServer(server), producer.WithGroupName("P-"+topic),
+		producer.WithInstanceName(topic), producer.WithRetry(2), producer.WithSendMsgTimeout(30*time.Second), producer.WithTrace(config))
+	must(err)
+	must(made.Start())
+	defer made.Shutdown()
+	records := &inbox{}
+	defer start("G-"+topic, topic, "*", &inbox{}, consumer.WithTrace(config))()
+	defer start("G-traces-"+run, "RMQ_SYS_TRACE_TOPIC", "*", records)()
+	// a client does not send a trace again that the broker did not take in time
+	ids, next := []string{}, time.Now()
+	eventually("the send and the consumption of one are traced", func() bool {
+		if time.Now().After(next) {
+			sent, err := made.SendSync(cx, message(topic, "traced"))
+			must(err)
+			ids, next = append(ids, sent.MsgID), time.Now().Add(10*time.Second)
+		}
+		for _, id := range ids {
+			found := map[string]bool{}
+			for body := range records.bodies() {
+				for _, record := range strings.Split(body, "\x02") {
+					if fields := strings.Split(record, "\x01"); strings.Contains(record, id) {
+						found[fields[0]] = true
+					}
+				}
+			}
+			if found["Pub"] && found["SubBefore"] && found["SubAfter"] {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // resets sends a group back to the beginning while it consumes, and to the end while it does not.

@@ -6,6 +6,9 @@
 //! broker's kind, so each kind of broker also registers with the other's name server. While a broker runs and is written to,
 //! the other kind must refuse its folder, and what it spoils before it does must be put right: a refused original removes
 //! index files and the `abort` mark. Rounds run two at a time, since brokers of the original mostly sleep when they stop.
+//!
+//! Two more rounds hand over a store in which messages wait: half messages, delayed and timed ones, and retries. The second
+//! broker must deliver each once and not before its time, ask for the half messages, and never show what is rolled back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -15,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
@@ -31,6 +34,16 @@ const INTRUDER: u16 = 20;
 const TOPIC: &str = "handover";
 const GROUP: &str = "G-handover";
 const MESSAGES: usize = 250;
+/// For how long what waits has to, in the second delay level and in [`WAITING`]: longer than a broker takes to stop.
+const WAIT_MS: &str = "20000";
+/// What a broker is told in which messages wait.
+const WAITING: [&str; 5] = [
+    "messageDelayLevel=1s 20s",
+    "transactionTimeOut=2000",
+    "transactionCheckInterval=1000",
+    "transactionCheckMax=1000",
+    "transactionOpBatchInterval=200",
+];
 
 /// How a broker ends its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +61,8 @@ struct Plan {
     first: Kind,
     second: Kind,
     end: End,
+    /// Messages wait in the store; nobody comes third.
+    is_waiting: bool,
 }
 
 /// Runs every round, or those whose names contain one of `words`.
@@ -58,11 +73,19 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         java::programs(release)?;
         let original = Kind::parse(release);
         for (first, second) in [(&original, &Kind::Apogee), (&Kind::Apogee, &original)] {
-            for end in [End::Stop, End::Kill] {
-                let name = format!("{first}-{second}-{first}-{end:?}").to_lowercase();
+            for (end, is_waiting) in [(End::Stop, true), (End::Stop, false), (End::Kill, false)] {
+                // 4.9.7 has no timers
+                if is_waiting && release != "5.5.0" {
+                    continue;
+                }
+                let name = if is_waiting {
+                    format!("{first}-{second}-waiting")
+                } else {
+                    format!("{first}-{second}-{first}-{end:?}").to_lowercase()
+                };
                 if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
                     let (first, second) = (first.clone(), second.clone());
-                    plans.push(Plan { name, release, first, second, end });
+                    plans.push(Plan { name, release, first, second, end, is_waiting });
                 }
             }
         }
@@ -128,11 +151,39 @@ impl Round {
 
     fn play(mut self, plan: &Plan) -> anyhow::Result<()> {
         let _namesrv = self.namesrv.start().context("name server")?;
+        if plan.is_waiting {
+            return self.play_waiting(plan);
+        }
         for (turn, kind) in [&plan.first, &plan.second, &plan.first].into_iter().enumerate() {
             let context = format!("turn {turn} of {kind}");
             let broker = self.broker(kind, 0).start().with_context(|| context.clone())?;
             self.turn(turn, kind, broker, plan.end).with_context(|| context.clone())?;
         }
+        Ok(())
+    }
+
+    /// What waits in the first's store comes from the second.
+    fn play_waiting(&self, plan: &Plan) -> anyhow::Result<()> {
+        let start = |kind| {
+            let mut spec = self.broker(kind, 0);
+            spec.extra.extend(WAITING.map(str::to_owned));
+            spec.start().with_context(|| format!("start of {kind}"))
+        };
+        let first = start(&plan.first)?;
+        let promised = lines(&self.ledger(&["pend", TOPIC, GROUP, WAIT_MS])?);
+        match plan.end {
+            End::Stop => first.stop()?,
+            End::Kill => first.kill()?,
+        }
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let _second = start(&plan.second)?;
+        let keys = promised
+            .iter()
+            .map(|line| line.split('\t').nth(1).context("a key"))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let came = self.ledger(&[&["settle", TOPIC, GROUP][..], &keys].concat())?;
+        let waited = check_came(&promised, &lines(&came), i64::try_from(begun)?)?;
+        println!("{}: {waited} of {} came from the second", plan.name, promised.len());
         Ok(())
     }
 
@@ -301,6 +352,36 @@ impl Round {
     fn ledger(&self, words: &[&str]) -> anyhow::Result<String> {
         output(&mut self.client(words)?)
     }
+}
+
+/// Each that was promised came, at its time or later, and nothing else did; a retry, which is promised once at least, may come
+/// twice. Returns how many were stored after `begun`.
+fn check_came(promised: &[String], came: &[String], begun: i64) -> anyhow::Result<usize> {
+    let mut stored: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for line in came {
+        let key = line.split('\t').nth(4).context("a key")?;
+        let time = line.split('\t').find_map(|field| field.strip_prefix("stored="));
+        stored.entry(key).or_default().push(time.context("a store time")?.parse()?);
+    }
+    ensure!(!promised.is_empty(), "nothing was promised");
+    let mut later = 0;
+    for line in promised {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [_, key, due] = fields[..] else { bail!("a line of {line}") };
+        let due: i64 = due.parse()?;
+        let times = stored.remove(key).with_context(|| format!("{key} did not come"))?;
+        ensure!(
+            times.iter().all(|time| *time >= due),
+            "{key} is due at {due} and was stored at {times:?}"
+        );
+        ensure!(
+            times.len() == 1 || key.starts_with("retried-"),
+            "{key} came at {times:?}, and should once"
+        );
+        later += usize::from(times[0] >= begun);
+    }
+    ensure!(stored.is_empty(), "came and should not: {:?}", stored.keys());
+    Ok(later)
 }
 
 /// The other kind must refuse the folder of a running broker, and say why.

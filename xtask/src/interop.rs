@@ -24,6 +24,16 @@ const SUITE_LIMIT: Duration = Duration::from_secs(600);
 const SUITES: [&str; 7] =
     ["java-4.2.0", "java-4.9.7", "java-5.5.0", "java-5.5.0-binary", "go", "mqadmin", "sql92"];
 
+/// What the broker of a suite is told: half messages are asked for soon and as often as a slow client needs it, and what is
+/// ended is known before the original could ask for it.
+const BROKER: [&str; 5] = [
+    "traceTopicEnable=true",
+    "transactionTimeOut=2000",
+    "transactionCheckInterval=1000",
+    "transactionCheckMax=1000",
+    "transactionOpBatchInterval=200",
+];
+
 /// Runs the named suites, or all of them.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let mut kind = Kind::Apogee;
@@ -73,7 +83,7 @@ fn run_suite(suite: &str, kind: &Kind) -> anyhow::Result<()> {
         "mqadmin" => Command::new("true"),
         java => java_suite(java, &home)?,
     };
-    let mut servers = Deployment::start(kind, &home.join("servers"), PORTS)?;
+    let mut servers = Deployment::start(kind, &home.join("servers"), PORTS, &BROKER)?;
     match suite {
         "mqadmin" => mqadmin(&home)?,
         _ => drive(command, &mut servers)?,

@@ -61,11 +61,11 @@ pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
     fs::create_dir_all(&classes)?;
     let class_path = class_path(version)?;
     let sources = root().join("interop/java/src");
-    // 4.2.0 has neither the lite pull consumer nor transaction listeners; timers came with 5.0
+    // 4.2.0 has no lite pull consumer, transaction listeners, requests and traces; timers came with 5.0
     let names: &[&str] = match version {
         "4.2.0" => &["Interop"],
-        "4.9.7" => &["Interop", "LitePull", "Ledger"],
-        _ => &["Interop", "LitePull", "Ledger", "Timers"],
+        "4.9.7" => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Ledger"],
+        _ => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Timers", "Ledger"],
     };
     let mut javac = Command::new("javac");
     javac.args(["-nowarn", "-Xlint:none", "-d"]).arg(&classes).args(["-cp", &class_path]);

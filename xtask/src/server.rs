@@ -101,7 +101,7 @@ pub(crate) struct Spec {
     pub(crate) role: Role,
     /// Its port, and the port of the other role that it knows.
     pub(crate) ports: Ports,
-    /// Lines of the configuration file beyond the usual ones; a later line wins.
+    /// Lines of configuration, `key=value`, beyond the usual ones; a later line wins.
     pub(crate) extra: Vec<String>,
     /// Options for a Java process.
     pub(crate) java_options: Vec<String>,
@@ -218,7 +218,9 @@ impl Spec {
     fn ours(&self, role: &str, file: &Path) -> Command {
         let mut command = Command::new(binary());
         command.arg("run").current_dir(&self.folder);
-        if self.role != Role::All {
+        if self.role == Role::All {
+            command.args(self.extra.iter().flat_map(|line| ["--set", line.as_str()]));
+        } else {
             command.args(["--role", role, "-c"]).arg(file);
         }
         if self.role != Role::Broker {
@@ -283,8 +285,13 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    /// Starts one in an emptied folder.
-    pub(crate) fn start(kind: &Kind, folder: &Path, ports: Ports) -> anyhow::Result<Deployment> {
+    /// Starts one in an emptied folder, its broker with some lines of configuration beyond the usual ones.
+    pub(crate) fn start(
+        kind: &Kind,
+        folder: &Path,
+        ports: Ports,
+        broker: &[&str],
+    ) -> anyhow::Result<Deployment> {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
@@ -294,7 +301,13 @@ impl Deployment {
         };
         let specs = roles
             .iter()
-            .map(|(role, name)| Spec::new(kind, *role, folder.join(name), ports))
+            .map(|(role, name)| {
+                let mut spec = Spec::new(kind, *role, folder.join(name), ports);
+                if *role != Role::Namesrv {
+                    spec.extra = broker.iter().map(|line| (*line).to_owned()).collect();
+                }
+                spec
+            })
             .collect();
         let mut deployment = Deployment { specs, running: Vec::new() };
         deployment.resume()?;

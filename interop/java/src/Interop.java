@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
 import java.util.TreeMap;
@@ -37,6 +38,7 @@ import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
@@ -50,7 +52,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
 public final class Interop {
     static final String RUN =
         System.getProperty("interop.run", Long.toString(System.currentTimeMillis() % 1_000_000_000L, 36));
-    static final long PATIENCE_MS = 60_000;
+    static final long PATIENCE_MS = 120_000;
     static final int MANY = Integer.getInteger("interop.many", 100_000);
     static int passed;
     static int failed;
@@ -84,14 +86,12 @@ public final class Interop {
         check(only, "resets", Interop::resets);
         check(only, "clustering", Interop::clustering);
         check(only, "broadcasting", Interop::broadcasting);
-        Class<?> litePull = optional("LitePull");
-        if (litePull != null) {
-            check(only, "lite pull", () -> ((Body) litePull.getDeclaredConstructor().newInstance()).run());
-        }
-        Class<?> timers = optional("Timers");
-        if (timers != null) {
-            check(only, "timers", () -> ((Body) timers.getDeclaredConstructor().newInstance()).run());
-        }
+        check(only, "timers by property", Interop::timersByProperty);
+        later(only, "lite pull", "LitePull");
+        later(only, "transactions", "Transactions");
+        later(only, "requests", "Requests");
+        later(only, "traces", "Traces");
+        later(only, "timers", "Timers");
         if (Boolean.getBoolean("interop.vip")) {
             check(only, "vip channel", Interop::vipChannel);
         }
@@ -103,6 +103,17 @@ public final class Interop {
         producer.shutdown();
         System.out.println(passed + " passed, " + failed + " failed");
         System.exit(failed == 0 ? 0 : 1);
+    }
+
+    /** A check of what an old client lacks, in a class that is compiled for later ones alone. */
+    static void later(Set<String> only, String name, String className) {
+        Class<?> found;
+        try {
+            found = Class.forName(className);
+        } catch (ClassNotFoundException absent) {
+            return;
+        }
+        check(only, name, () -> ((Body) found.getDeclaredConstructor().newInstance()).run());
     }
 
     /** A client's threads would keep the process alive after its main thread failed. */
@@ -553,6 +564,24 @@ public final class Interop {
         }
     }
 
+    /** A message of its own time, asked for by the properties that clients of 5.0 and later set. */
+    static void timersByProperty() throws Exception {
+        String topic = topic("timers-by-property");
+        create(topic);
+        long now = System.currentTimeMillis();
+        String[][] rows = {{"TIMER_DELAY_SEC", "2", "2000"}, {"TIMER_DELAY_MS", "2600", "2600"}, {"TIMER_DELIVER_MS", "" + (now + 3300), "3300"}};
+        for (String[] row : rows) {
+            Message message = new Message(topic, text(row[0]));
+            MessageAccessor.putProperty(message, row[0], row[1]);
+            message.putUserProperty("due", "" + (now + Long.parseLong(row[2])));
+            send(message);
+        }
+        for (MessageExt message : drain(topic, "*", rows.length)) {
+            long early = Long.parseLong(message.getUserProperty("due")) - message.getStoreTimestamp();
+            equal(string(message.getBody()) + " is not early, by " + early + " ms", true, early <= 0);
+        }
+    }
+
     /** A group is sent back to the beginning while it consumes, and to the end while it does not. */
     static void resets() throws Exception {
         String topic = topic("resets");
@@ -903,7 +932,7 @@ public final class Interop {
     }
 
     static void equal(String what, Object wanted, Object got) {
-        if (!wanted.equals(got)) {
+        if (!Objects.equals(wanted, got)) {
             throw new AssertionError(what + ": wanted " + wanted + ", got " + got);
         }
     }
@@ -946,14 +975,6 @@ public final class Interop {
 
     static String string(byte[] bytes) {
         return new String(bytes, StandardCharsets.UTF_8);
-    }
-
-    static Class<?> optional(String name) {
-        try {
-            return Class.forName(name);
-        } catch (ClassNotFoundException absent) {
-            return null;
-        }
     }
 
     /** Keeps what a consumer was handed. */

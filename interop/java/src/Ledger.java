@@ -1,17 +1,24 @@
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
 import org.apache.rocketmq.client.QueryResult;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.store.OffsetStore;
+import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
-import org.apache.rocketmq.client.producer.TransactionListener;
 import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageAccessor;
@@ -26,11 +33,18 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * read TOPIC...              prints the same fields, and those of the record, of every message there is
  * keys TOPIC KEY...          prints the same for what the key index finds
  * consume TOPIC GROUP COUNT  consumes with a group until COUNT came, prints them, and commits
- * schedule TOPIC PREFIX COUNT GAP  sends COUNT messages that are due GAP ms after each other, and prints topic, key and time of
- *                            each acknowledged one
+ * pend TOPIC GROUP WAIT      sends what waits: half messages, delayed and timed messages, and some that GROUP fails to consume,
+ *                            and prints topic, key and earliest store time of each that must come after WAIT ms, or at once
+ * settle TOPIC GROUP KEY...  ends the half messages when it is asked, until each KEY came, and prints all that came
  * fill                       one of each kind of record, for the committed stores
  */
 public final class Ledger {
+    /** What the name of a topic ends with whose messages fail at first. */
+    private static final String FAILING = "-failing";
+    private static final int FAILURES = 4;
+    private static final int HALVES = 3;
+    private static final long ANSWER_AGAIN_MS = 10_000;
+
     public static void main(String[] args) throws Exception {
         Interop.endOnFailure();
         switch (args[0]) {
@@ -48,8 +62,11 @@ public final class Ledger {
             case "consume":
                 consume(args[1], args[2], Integer.parseInt(args[3]));
                 break;
-            case "schedule":
-                schedule(args[1], args[2], Integer.parseInt(args[3]), Integer.parseInt(args[4]));
+            case "pend":
+                pend(args[1], args[2], Long.parseLong(args[3]));
+                break;
+            case "settle":
+                settle(args[1], args[2], Arrays.asList(args).subList(3, args.length));
                 break;
             case "fill":
                 fill();
@@ -83,20 +100,113 @@ public final class Ledger {
         }
     }
 
-    private static void schedule(String topic, String prefix, int count, int gap) throws Exception {
+    /** The second delay level is to be of WAIT ms. */
+    private static void pend(String topic, String group, long wait) throws Exception {
         Interop.producer = Interop.producer("ledger");
+        Interop.producer.setRetryTimesWhenSendFailed(0);
         Interop.create(topic);
-        long now = System.currentTimeMillis();
-        for (int i = 1; i <= count; i++) {
-            long due = now + (long) i * gap;
-            String key = prefix + "-" + i;
-            Message message = new Message(topic, "timed", key, Interop.text("due " + due));
-            MessageAccessor.putProperty(message, "TIMER_DELIVER_MS", "" + due);
-            if (Interop.producer.send(message).getSendStatus() == SendStatus.SEND_OK) {
-                System.out.println(String.join("\t", topic, key, "" + due));
+        Interop.create(topic + FAILING);
+        TransactionMQProducer halves = Transactions.producer("P-" + topic, message -> LocalTransactionState.UNKNOW);
+        for (int i = 0; i < HALVES; i++) {
+            for (String key : new String[] {"commit-now-" + i, "rollback-now-" + i, "commit-asked-" + i, "rollback-asked-" + i}) {
+                LocalTransactionState verdict = !key.contains("-now-") ? LocalTransactionState.UNKNOW : verdict(key);
+                long now = System.currentTimeMillis();
+                halves.sendMessageInTransaction(new Message(topic, "half", key, Interop.text(key)), verdict);
+                if (key.startsWith("commit")) {
+                    promise(topic, key, now);
+                }
             }
         }
+        for (int i = 0; i < 8; i++) {
+            Message delayed = new Message(topic, "delayed", "delayed-" + i, Interop.text("delayed"));
+            delayed.setDelayTimeLevel(2);
+            long now = System.currentTimeMillis();
+            Interop.send(delayed);
+            promise(topic, delayed.getKeys(), now + wait);
+            Message timed = new Message(topic, "timed", "timed-" + i, Interop.text("timed"));
+            long due = System.currentTimeMillis() + wait + i * 300;
+            MessageAccessor.putProperty(timed, "TIMER_DELIVER_MS", "" + due);
+            Interop.send(timed);
+            promise(topic, timed.getKeys(), due);
+        }
+        fail(topic, group, wait);
+        halves.shutdown();
         System.out.flush();
+    }
+
+    /** A group fails to consume some messages, which are to come again; it is not asked for them a second time. */
+    private static void fail(String topic, String group, long wait) throws Exception {
+        Map<String, Long> failed = new ConcurrentHashMap<>();
+        for (int i = 0; i < FAILURES; i++) {
+            Interop.send(new Message(topic + FAILING, "failing", "retried-" + i, Interop.text("retried")));
+        }
+        DefaultMQPushConsumer consumer = Interop.start(group, topic + FAILING, "*", false, (messages, context) -> {
+            messages.forEach(message -> failed.putIfAbsent(message.getKeys(), System.currentTimeMillis()));
+            context.setDelayLevelWhenNextConsume(2);
+            return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        // an offset moves over a message when the broker has it for another time
+        OffsetStore offsets = consumer.getDefaultMQPushConsumerImpl().getOffsetStore();
+        Interop.eventually("they are sent back", () -> {
+            long sum = 0;
+            for (MessageQueue queue : Interop.producer.fetchPublishMessageQueues(topic + FAILING)) {
+                sum += Math.max(0, offsets.readOffset(queue, ReadOffsetType.READ_FROM_STORE));
+            }
+            return failed.size() == FAILURES && sum == FAILURES;
+        });
+        consumer.shutdown();
+        failed.forEach((key, at) -> promise(topic, key, at + wait));
+    }
+
+    private static void promise(String topic, String key, long due) {
+        System.out.println(String.join("\t", topic, key, "" + due));
+    }
+
+    private static LocalTransactionState verdict(String key) {
+        return key.startsWith("commit") ? LocalTransactionState.COMMIT_MESSAGE : LocalTransactionState.ROLLBACK_MESSAGE;
+    }
+
+    private static void settle(String topic, String group, List<String> keys) throws Exception {
+        Interop.producer = Interop.producer("ledger");
+        Interop.eventually("routed", () -> !Interop.producer.fetchPublishMessageQueues(topic).isEmpty());
+        Map<String, Long> answered = new ConcurrentHashMap<>();
+        TransactionMQProducer halves = Transactions.producer("P-" + topic, message -> {
+            // the original asks again until its op queue knows of the answer, and delivers what is committed twice twice
+            long now = System.currentTimeMillis();
+            Long last = answered.get(message.getKeys());
+            if (last != null && now < last + ANSWER_AGAIN_MS) {
+                return LocalTransactionState.UNKNOW;
+            }
+            answered.put(message.getKeys(), now);
+            return verdict(message.getKeys());
+        });
+        // a producer is known to the brokers of topics that it has sent to
+        Interop.eventually("known", () -> halves.send(new Message(topic + "-hello", Interop.text("hello"))) != null);
+        Interop.Inbox again = new Interop.Inbox();
+        DefaultMQPushConsumer consumer = Interop.start(group, topic + FAILING, "*", false, again);
+        Set<String> missing = new HashSet<>(keys);
+        DefaultMQPullConsumer reader = reader();
+        try {
+            Interop.eventually("all came", () -> {
+                for (MessageExt message : again.messages) {
+                    missing.remove(message.getKeys());
+                }
+                for (MessageQueue queue : reader.fetchSubscribeMessageQueues(topic)) {
+                    each(reader, queue, message -> missing.remove(message.getKeys()));
+                }
+                Thread.sleep(200);
+                return missing.isEmpty() && answered.keySet().stream().filter(key -> key.startsWith("rollback-asked-")).count() == HALVES;
+            });
+        } catch (AssertionError late) {
+            throw new AssertionError("missing " + missing + ", asked " + answered.keySet(), late);
+        }
+        // what comes twice has some time to do so
+        Thread.sleep(2_000);
+        reader.shutdown();
+        read(topic);
+        again.messages.forEach(Ledger::print);
+        consumer.shutdown();
+        halves.shutdown();
     }
 
     private static void acknowledge(String topic, String prefix, int i) throws Exception {
@@ -114,9 +224,7 @@ public final class Ledger {
     }
 
     private static void read(String topic) throws Exception {
-        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer("G-ledger");
-        consumer.setInstanceName("ledger-" + System.nanoTime());
-        consumer.start();
+        DefaultMQPullConsumer consumer = reader();
         List<MessageQueue> queues = new ArrayList<>();
         Interop.eventually(topic + " routed", () -> queues.addAll(consumer.fetchSubscribeMessageQueues(topic)));
         Collections.sort(queues);
@@ -124,21 +232,31 @@ public final class Ledger {
             long min = consumer.minOffset(queue);
             long max = consumer.maxOffset(queue);
             System.out.println(String.join("\t", "@queue", topic, "" + queue.getQueueId(), "" + min, "" + max));
-            for (long at = min; at < max; ) {
-                PullResult result = consumer.pull(queue, "*", at, 32);
-                if (result.getPullStatus() == PullStatus.FOUND) {
-                    for (MessageExt message : result.getMsgFoundList()) {
-                        print(message);
-                    }
-                }
-                if (result.getNextBeginOffset() <= at) {
-                    throw new AssertionError("stuck at " + at + ": " + result);
-                }
-                at = result.getNextBeginOffset();
-            }
+            each(consumer, queue, Ledger::print);
         }
         System.out.flush();
         consumer.shutdown();
+    }
+
+    private static DefaultMQPullConsumer reader() throws Exception {
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer("G-ledger");
+        consumer.setInstanceName("ledger-" + System.nanoTime());
+        consumer.start();
+        return consumer;
+    }
+
+    private static void each(DefaultMQPullConsumer consumer, MessageQueue queue, Consumer<MessageExt> take) throws Exception {
+        long max = consumer.maxOffset(queue);
+        for (long at = consumer.minOffset(queue); at < max; ) {
+            PullResult result = consumer.pull(queue, "*", at, 32);
+            if (result.getPullStatus() == PullStatus.FOUND) {
+                result.getMsgFoundList().forEach(take);
+            }
+            if (result.getNextBeginOffset() <= at) {
+                throw new AssertionError("stuck at " + at + ": " + result);
+            }
+            at = result.getNextBeginOffset();
+        }
     }
 
     private static void keys(String topic, String[] args) throws Exception {
@@ -220,20 +338,7 @@ public final class Ledger {
 
     private static void transactions(String topic) throws Exception {
         Interop.create(topic);
-        TransactionMQProducer producer = new TransactionMQProducer("P-golden-transactions");
-        producer.setInstanceName("transactions");
-        producer.setTransactionListener(new TransactionListener() {
-            @Override
-            public LocalTransactionState executeLocalTransaction(Message message, Object verdict) {
-                return (LocalTransactionState) verdict;
-            }
-
-            @Override
-            public LocalTransactionState checkLocalTransaction(MessageExt message) {
-                return LocalTransactionState.UNKNOW;
-            }
-        });
-        producer.start();
+        TransactionMQProducer producer = Transactions.producer("P-golden-transactions", message -> LocalTransactionState.UNKNOW);
         for (LocalTransactionState verdict : LocalTransactionState.values()) {
             producer.sendMessageInTransaction(new Message(topic, "x", "transaction-" + verdict, Interop.text("" + verdict)), verdict);
         }
