@@ -151,12 +151,15 @@ impl Play<'_> {
             let Some(Some(pushed)) = stage.wait(actor.pushed.recv(), left).await else {
                 return Ok(match code {
                     None => Outcome::ok(),
-                    Some(_) => Outcome { head: "nothing".to_owned(), ..Outcome::default() },
+                    Some(_) => Outcome { head: "TIMEOUT".to_owned(), ..Outcome::default() },
                 });
             };
             let came = pushed.0.request_code();
             match code {
-                None => return Ok(Outcome { head: came.to_string(), ..Outcome::default() }),
+                None => {
+                    let head = came.name().map_or_else(|| came.to_string(), str::to_owned);
+                    return Ok(Outcome { head, ..Outcome::default() });
+                }
                 Some(code) if code == came => {
                     let frame = pushed.0.clone();
                     actor.asked = Some(pushed);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use wire::code::ResponseCode;
+use wire::code::{RequestCode, ResponseCode};
 
 use crate::script::{Said, Token, tokens};
 
@@ -269,8 +269,10 @@ fn number(text: &str) -> Option<i64> {
 }
 
 fn is_code(word: &str) -> bool {
-    let is_known = |code: &ResponseCode| code.name() == Some(word);
-    matches!(word, "ok" | NOTHING | "CLOSED" | "TIMEOUT") || ResponseCode::ALL.iter().any(is_known)
+    matches!(word, "ok" | NOTHING | "CLOSED" | "TIMEOUT")
+        || ResponseCode::ALL.iter().any(|code| code.name() == Some(word))
+        // what came to a client that should have received nothing
+        || RequestCode::ALL.iter().any(|code| code.name() == Some(word))
 }
 
 pub(crate) fn quoted(text: &str) -> String {
