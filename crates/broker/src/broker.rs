@@ -609,7 +609,7 @@ impl Broker {
     /// # Errors
     /// See [`TopicError`].
     pub fn create_topics(&self, topics: Vec<TopicConfig>) -> Result<(), TopicError> {
-        self.inner.topics.update(topics)
+        self.inner.topics.update(topics, &self.inner.options.read())
     }
 
     /// Deletes a topic with its queues, the groups' offsets of it, and their retry topics for it. It waits for the disk.

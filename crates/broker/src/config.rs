@@ -144,7 +144,7 @@ const KEYS: &[Key] = keys! {
     fixed "offsetsMax" offsets_max;
     fixed "locksMax" locks_max;
     fixed "parkedPullsMax" parked_pulls_max;
-    fixed "transactionOpPerMessage" transaction_op_per_message;
+    fixed "storeReadableBy" store_readable_by;
     fixed "halfMessagesMax" half_messages_max;
     fixed "endedTransactionsMax" ended_transactions_max;
 };

@@ -38,7 +38,7 @@ pub use broker::{Broker, OpenError};
 pub use clients::{ConsumerIds, Session};
 pub use config::{KeepConfig, Kept, live_keys};
 pub use delay::DelayOffsetTable;
-pub use options::{DELAY_LEVELS, Options, parse_delay_levels};
+pub use options::{DELAY_LEVELS, Options, Release, parse_delay_levels};
 pub use store::Boundary;
 pub use timer::TimerMetrics;
 pub use transaction::{TransactionMetric, TransactionMetrics};

@@ -5,10 +5,42 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
 };
 
 use env::Millis;
+use wire::names;
+
+/// A release of RocketMQ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The one whose formats are written.
+    V5_5_0,
+    /// The last one before timers, records of version 2 and entries for several ends in the op queue of transactions.
+    V4_9_7,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Release::V5_5_0 => "5.5.0",
+            Release::V4_9_7 => "4.9.7",
+        })
+    }
+}
+
+impl FromStr for Release {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Release, ()> {
+        [Release::V5_5_0, Release::V4_9_7]
+            .into_iter()
+            .find(|release| release.to_string() == text)
+            .ok_or(())
+    }
+}
 
 /// Options of the broker's rules. `Default` is RocketMQ's, field by field, and then ours.
 #[derive(Debug, Clone)]
@@ -60,8 +92,8 @@ pub struct Options {
     pub transaction_op_msg_max_size: usize,
     /// `transactionMetricFlushInterval`: time between two writes of `transactionMetrics`, ms.
     pub transaction_metric_flush_interval: u64,
-    /// One op entry for each end of a transaction, in the form that 4.9.7 reads.
-    pub transaction_op_per_message: bool,
+    /// The oldest release that is to open the store after us.
+    pub store_readable_by: Release,
     /// `fileReservedTime`: age at which a half message is given up, since its record may go, ms. Follows the store's.
     pub file_reserved_time: i64,
     /// `messageIndexEnable`: whether a final message can be found by its key. Follows the store's.
@@ -222,7 +254,7 @@ impl Default for Options {
             transaction_op_batch_interval: 3_000,
             transaction_op_msg_max_size: 4_096,
             transaction_metric_flush_interval: 10_000,
-            transaction_op_per_message: false,
+            store_readable_by: Release::V5_5_0,
             file_reserved_time: 72 * 3_600_000,
             message_index_enable: true,
             start_accept_send_at: 0,
@@ -296,7 +328,24 @@ impl Options {
     /// Says whether each end of a transaction gets an op entry of its own at once: where wished for, and where a final
     /// message without op entry could not be found by its key after a crash.
     pub(crate) fn is_op_per_message(&self) -> bool {
-        self.transaction_op_per_message || !self.message_index_enable
+        self.is_for_4_9_7() || !self.message_index_enable
+    }
+
+    /// Says whether only what 4.9.7 reads may be written.
+    pub(crate) fn is_for_4_9_7(&self) -> bool {
+        self.store_readable_by == Release::V4_9_7
+    }
+
+    /// Says what is wrong with a topic for whom the store is to be readable: the record of a long name is of version 2,
+    /// at which 4.9.7 cuts the log.
+    pub(crate) fn check_readable(&self, topic: &str) -> Result<(), String> {
+        let (len, max) = (topic.len(), names::TOPIC_LEN_MAX);
+        if len <= max || !self.is_for_4_9_7() {
+            return Ok(());
+        }
+        Err(format!(
+            "the name of topic {topic} has {len} bytes, and 4.9.7 reads none of more than {max} (storeReadableBy=4.9.7); choose a shorter topic or group"
+        ))
     }
 
     /// Returns how far behind the log's end a message still counts as near, in bytes (Java: "in memory").

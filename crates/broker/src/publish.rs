@@ -116,6 +116,7 @@ impl Broker {
             Some(topic) if topic.name == item.topic && topic.is_current() => topic.clone(),
             Some(_) | None => self.topic_for_send(cx, options, &item)?,
         };
+        options.check_readable(&topic.name).map_err(PublishError::InvalidTopic)?;
         *last_topic = Some(topic.clone());
         if !perm::can_write(options.broker_permission) && topic.config.order {
             return Err(PublishError::BrokerForbidden { broker: options.store_host.to_string() });
@@ -395,6 +396,7 @@ impl Broker {
             }
             return Ok(topic);
         }
+        options.check_readable(&item.topic).map_err(PublishError::InvalidTopic)?;
         let origin = TopicOrigin::send(item);
         let created = self.inner.topics.create_from_template(&origin, &item.template, options)?;
         if let Some(topic) = created {

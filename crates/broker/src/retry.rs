@@ -46,6 +46,9 @@ impl Broker {
             if group.retry_queue_nums <= 0 {
                 return Ok(None);
             }
+            // The longer of the two that the message may go to.
+            let topic = names::retry_topic(&request.group);
+            options.check_readable(&topic).map_err(PublishError::InvalidTopic)?;
             let queues = group.retry_queue_nums;
             let retry = TopicOrigin::retry(&request.group, queues, false, request.unit_mode);
             let retry = inner.topics.find_or_exist(&retry).map_err(PublishError::from)?;

@@ -164,6 +164,10 @@ impl Broker {
             return Ok(Place { topic, queue_id, slot: None });
         }
         let Some(timers) = &self.inner.timers else { return Err(PublishError::TimersOff) };
+        if options.is_for_4_9_7() && !delay.is_deletion {
+            let problem = "timer messages are refused: 4.9.7, which is to open this store, never delivers them (storeReadableBy=4.9.7); send with a delay level";
+            return Err(PublishError::IllegalMessage(problem.into()));
+        }
         let now = self.inner.env.clock.now();
         let max_ms = i64::from(options.timer_max_delay_sec) * 1000;
         let illegal = Err(PublishError::IllegalTimer { max_ms });

@@ -206,6 +206,8 @@ impl Topics {
         }
         let cut = cut.into_iter().map(|config| topics.within_bound(config.clone()));
         let changed: Vec<TopicConfig> = missing.into_iter().chain(cut).collect();
+        let names = stored.keys().filter_map(|name| options.check_readable(name).err());
+        names.for_each(|problem| tracing::warn!("{problem}"));
         let live = fine.into_iter().chain(&changed).map(|config| {
             let topic = Topic::new(config.clone(), Arc::default());
             (topic.name.clone(), Arc::new(topic))
@@ -340,13 +342,18 @@ impl Topics {
 
     /// Creates and changes topics on an administrator's behalf: all of them or, on the first error, none. Attributes
     /// are changes: `+key` sets one, `-key` removes one.
-    pub(crate) fn update(&self, configs: Vec<TopicConfig>) -> Result<(), TopicError> {
+    pub(crate) fn update(
+        &self,
+        configs: Vec<TopicConfig>,
+        options: &Options,
+    ) -> Result<(), TopicError> {
         let _changing = self.changing();
         let mut updated = Vec::with_capacity(configs.len());
         let mut created = 0;
         for mut config in configs {
             let name = config.topic_name.as_str();
             names::check_topic(name).map_err(|bad| TopicError::InvalidName(bad.to_string()))?;
+            options.check_readable(name).map_err(TopicError::InvalidName)?;
             if self.is_system(name) {
                 return Err(TopicError::System(name.into()));
             }

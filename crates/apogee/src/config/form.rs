@@ -238,6 +238,23 @@ impl Form<FlushDiskType> for Flush {
     }
 }
 
+/// A release of RocketMQ.
+pub(super) struct ReadableBy;
+
+impl Form<broker::Release> for ReadableBy {
+    fn parse(&self, text: &str) -> Option<broker::Release> {
+        text.parse().ok()
+    }
+
+    fn show(&self, value: &broker::Release) -> String {
+        value.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        "5.5.0 or 4.9.7".into()
+    }
+}
+
 /// Hours of the day, separated by `;`.
 pub(super) struct HoursOfDay;
 

@@ -4,7 +4,8 @@
 use super::{
     Settings,
     form::{
-        Bool, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, OneOf, Path, Port, Span, Text,
+        Bool, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, OneOf, Path, Port, ReadableBy,
+        Span, Text,
         Unit::{Hours, Millis, Seconds},
         Words,
     },
@@ -168,6 +169,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "enableConsumeQueueExt" store.enable_consume_queue_ext = Bool, "Keeps tag, store time and bit map of each message in `consumequeue_ext`; what is there is read in any case.";
     RocketMq "mappedFileSizeConsumeQueueExt" store.mapped_file_size_consume_queue_ext = Int(64, INT_MAX), "Bytes of a file there; that of the files there are.";
     Common "flushDiskType" store.flush_disk_type = Flush, "When a send is answered: with its bytes handed to the operating system, or on the device.";
+    Own "storeReadableBy" broker.store_readable_by = ReadableBy, "The oldest release of RocketMQ that is to open the store after Apogee. For 4.9.7 each end of a transaction has a message of its own in `RMQ_SYS_TRANS_OP_HALF_TOPIC`, and timer messages and topics of more than 127 bytes are refused.";
     RocketMq "syncFlushTimeout" broker.sync_flush_timeout = Int(1, DAY_MS as i64), "Milliseconds that a send waits for the device.";
     RocketMq "flushIntervalCommitLog" store.flush_interval_commit_log = Span(Millis, 1, DAY_MS), "Time between syncs of the log under ASYNC_FLUSH.";
     RocketMq "flushIntervalConsumeQueue" store.flush_interval_consume_queue = Span(Millis, 1, DAY_MS), "Time between writes of queue entries.";
@@ -213,7 +215,6 @@ pub(crate) static KEYS: &[Key] = keys! {
     Own "filterBytesMax" broker.filter_bytes_max = Int(1_024, 1 << 30), "Bytes of the SQL92 expressions of all groups.";
     Own "offsetsMax" broker.offsets_max = Int(1, 1_000_000_000), "Consumer offsets.";
     Own "locksMax" broker.locks_max = Int(1, 100_000_000), "Queue locks.";
-    Own "transactionOpPerMessage" broker.transaction_op_per_message = Bool, "One message of `RMQ_SYS_TRANS_OP_HALF_TOPIC` for each end of a transaction, in the form that 4.9.7 reads: for a store that goes back to it.";
     Own "halfMessagesMax" broker.half_messages_max = Int(1, 100_000_000), "Half messages that wait for their end.";
     Own "endedTransactionsMax" broker.ended_transactions_max = Int(1_000, 100_000_000), "Ended transactions whose end is remembered, so that it can be repeated and not reversed.";
     Own "parkedPullsMax" broker.parked_pulls_max = Int(1, 100_000_000), "Pulls that wait for a message.";

@@ -125,6 +125,8 @@ pub(super) enum Done {
     GivenUp,
     /// A later record stands for the half message, or it had ended before this one came.
     Superseded,
+    /// In one of these ways: the original had noted it.
+    Somehow,
 }
 
 impl Done {
@@ -134,9 +136,11 @@ impl Done {
             Done::RolledBack => 'r',
             Done::GivenUp => 'g',
             Done::Superseded => 's',
+            Done::Somehow => '?',
         }
     }
 
+    /// Reads a letter; [`Done::Somehow`] has none that says more than the offset does.
     pub(super) fn of_letter(letter: char) -> Option<Done> {
         [Done::Committed, Done::RolledBack, Done::GivenUp, Done::Superseded]
             .into_iter()
@@ -381,8 +385,19 @@ impl Halves {
                 }
             }
             Recalled::Known(Done::Superseded) => {}
-            Recalled::Unknown => self.note_end(key, Fate::EndedSomehow),
+            Recalled::Known(Done::Somehow) | Recalled::Unknown => {
+                self.note_end(key, Fate::EndedSomehow)
+            }
         }
+    }
+
+    /// Has the op queue told again of an end that it has in a form that not everybody reads.
+    pub(super) fn tell_again(&mut self, offset: i64, done: Recalled) {
+        let done = match done {
+            Recalled::Known(done) => done,
+            Recalled::Unknown => Done::Somehow,
+        };
+        self.unwritten.push(offset, done);
     }
 
     /// Notes that the half queue ends at this offset, whatever could be read of it.

@@ -7,7 +7,7 @@
 //! both are found out when it matters (see [`super::Broker::has_final`]).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -45,6 +45,7 @@ impl Transactions {
             op_queue: store.queue(names::TRANS_OP_HALF_TOPIC, 0),
             keys: Keys::new(&mut env.fork_rng()),
             reserved: options.message_index_enable.then_some(options.file_reserved_time),
+            wants_singles: options.is_for_4_9_7(),
         };
         let progress = |queue: &Queue| {
             let stored = offsets.query(PROGRESS_GROUP, queue.topic(), queue.id());
@@ -77,6 +78,8 @@ struct Reader<'s> {
     half_queue: Arc<Queue>,
     op_queue: Arc<Queue>,
     keys: Keys,
+    /// Whether ends that share an op entry are to be told again, each alone.
+    wants_singles: bool,
     /// How long the log keeps messages, ms; none if a final message could not be found.
     reserved: Option<i64>,
 }
@@ -89,13 +92,21 @@ impl Reader<'_> {
             self.recall_end(&mut halves, &mut window, offset, done)?;
         }
         let mut dones = HashMap::new();
+        // Ends that have no entry that 4.9.7 reads.
+        let mut shared = BTreeMap::new();
         self.each(&self.op_queue, progress.op, self.op_queue.max_offset(), |op_offset, bytes| {
-            let ends = bytes.map(|bytes| records::read_op(&bytes)).unwrap_or_default();
+            let ends = bytes.as_deref().map(records::read_op).unwrap_or_default();
+            let is_single = bytes.as_deref().is_some_and(records::is_single_op);
             let highest = ends.iter().map(|(offset, _)| *offset).max();
             halves.recall_op(op_offset, highest.unwrap_or(-1));
             for (offset, done) in ends {
                 if offset >= progress.half {
                     dones.insert(offset, done);
+                    if is_single {
+                        shared.remove(&offset);
+                    } else if self.wants_singles {
+                        shared.insert(offset, done);
+                    }
                 } else {
                     self.recall_end(&mut halves, &mut window, offset, done)?;
                 }
@@ -122,6 +133,7 @@ impl Reader<'_> {
             Ok(())
         })?;
         halves.pass(end);
+        shared.into_iter().for_each(|(offset, done)| halves.tell_again(offset, done));
         Ok(halves)
     }
 

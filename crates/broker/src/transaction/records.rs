@@ -204,7 +204,7 @@ pub(crate) fn immunity(text: &str) -> Option<u32> {
 pub(super) enum OpBody {
     /// Each with a comma behind it, as 5.x does.
     List,
-    /// One, and nothing else: all that 4.9.7 can read.
+    /// One, and nothing else: all that 4.9.7 reads. It takes any other body for an end of long ago.
     Single,
 }
 
@@ -234,6 +234,11 @@ pub(super) fn op(
         properties: properties::from_pairs([(name::TAGS, DONE_TAG), (DONE_LETTERS, &letters)])
             .into(),
     }
+}
+
+/// Says whether an op entry is one that 4.9.7 reads.
+pub(super) fn is_single_op(bytes: &[u8]) -> bool {
+    Record::decode(bytes, CheckCrc::No).is_ok_and(|record| !record.body.contains(&b','))
 }
 
 /// Reads an op entry. What is none of its offsets, it leaves out, as the original does.

@@ -7,7 +7,7 @@ use env::sim::{Crash, SimClock, SimDisk};
 
 use crate::world::{START, World, caller, from, now, records, to};
 
-fn delayed(level: i32) -> Publish {
+pub(crate) fn delayed(level: i32) -> Publish {
     Publish { properties: format!("UNIQ_KEY\u{1}u\u{2}DELAY\u{1}{level}\u{2}").into(), ..to("t") }
 }
 

@@ -1,10 +1,16 @@
 //! Sending.
 
-use broker::api::*;
+use std::time::Duration;
+
+use broker::{Release, api::*};
 use bytes::Bytes;
 use bytestring::ByteString;
+use wire::body::topic::TopicConfig;
 
-use crate::world::{World, batch, caller, from, records, to};
+use crate::{
+    delay::delayed,
+    world::{World, batch, caller, from, records, to},
+};
 
 #[test]
 fn a_send_to_an_unknown_topic_creates_it_from_the_template() {
@@ -150,4 +156,25 @@ fn sync_flush_is_waited_for_unless_the_producer_says_not_to() {
     assert_eq!(needs("WAIT\u{1}true\u{2}".into()), Needs::Synced);
     assert_eq!(needs("a\u{1}b\u{2}".into()), Needs::Synced);
     assert_eq!(needs("WAIT\u{1}false\u{2}".into()), Needs::Written);
+}
+
+#[test]
+fn what_4_9_7_could_not_read_is_refused_if_it_is_to_open_the_store() {
+    let (fits, long) =
+        (format!("%RETRY%{}", "g".repeat(120)), format!("%RETRY%{}", "g".repeat(121)));
+    let retry = |name: &str| TopicConfig { topic_name: name.into(), ..TopicConfig::default() };
+    let timer = Publish { properties: "TIMER_DELAY_SEC\u{1}5\u{2}".into(), ..to("t") };
+    let world = World::new();
+    world.broker.create_topics(vec![retry(&long)]).unwrap();
+    world.send(timer.clone()).unwrap();
+    let world = world.restart_with(|options| options.store_readable_by = Release::V4_9_7);
+    let refused = |item: Publish| world.send(item).unwrap_err().to_string();
+    assert!(refused(to(&long)).contains("storeReadableBy=4.9.7"), "{}", refused(to(&long)));
+    assert!(refused(timer).contains("storeReadableBy=4.9.7"));
+    let other = retry(&format!("{long}g"));
+    assert!(world.broker.create_topics(vec![other]).is_err());
+    world.broker.create_topics(vec![retry(&fits)]).unwrap();
+    world.send(delayed(1)).unwrap();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.broker.max_offset("t", 0), 2, "the timer that waited before came, too");
 }

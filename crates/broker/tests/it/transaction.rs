@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use broker::{Session, api::*};
+use broker::{Release, Session, api::*};
 use bytes::Bytes;
 use env::sim::Crash;
 use wire::{
@@ -427,12 +427,36 @@ fn ends_are_told_to_the_op_queue_together() {
     assert_eq!(bodies(&world, TRANS_OP_HALF_TOPIC).len(), 1);
     world.pass(seconds(3));
     assert_eq!(bodies(&world, TRANS_OP_HALF_TOPIC)[1..], ["10,"]);
-    let single = World::with(|options| options.transaction_op_per_message = true);
+    let single = World::with(|options| options.store_readable_by = Release::V4_9_7);
     for key in 0..3 {
         let at = place(&single.send(half(&key.to_string())).unwrap());
         end(&single, at, Verdict::Commit).unwrap();
     }
     assert_eq!(bodies(&single, TRANS_OP_HALF_TOPIC), ["0", "1", "2"]);
+}
+
+#[test]
+fn ends_that_share_an_op_entry_are_told_again_one_by_one_before_4_9_7_gets_the_store() {
+    let world = World::new();
+    let [_, b, c] = ["a", "b", "c"].map(|key| place(&world.send(half(key)).unwrap()));
+    end(&world, b, Verdict::Commit).unwrap();
+    end(&world, c, Verdict::Commit).unwrap();
+    world.pass(seconds(1));
+    world.pass(seconds(4));
+    assert_eq!(bodies(&world, TRANS_OP_HALF_TOPIC), ["1,2,"]);
+    let d = place(&world.send(half("d")).unwrap());
+    end(&world, d, Verdict::Rollback).unwrap();
+    let for_4_9_7 = |options: &mut broker::Options| options.store_readable_by = Release::V4_9_7;
+    let world = world.restart_with(for_4_9_7);
+    world.pass(seconds(1));
+    assert_eq!(bodies(&world, TRANS_OP_HALF_TOPIC), ["1,2,", "3,", "1", "2", "3"]);
+    // A kill does not undo it, and once is enough.
+    let world = world.crash(Crash::Process).restart();
+    world.pass(seconds(1));
+    assert_eq!(bodies(&world, TRANS_OP_HALF_TOPIC).len(), 5);
+    end(&world, d, Verdict::Rollback).unwrap();
+    assert!(end(&world, c, Verdict::Rollback).is_err());
+    assert_eq!(bodies(&world, "t"), ["b", "c"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use broker::{Session, api::*};
+use broker::{Release, Session, api::*};
 use env::sim::Crash;
 use proptest::prelude::*;
 use wire::{body::topic::TopicConfig, names::TRANS_CHECK_MAX_TIME_TOPIC};
@@ -81,7 +81,9 @@ impl Model {
         let checks_max = 3;
         let world = World::with(|options| {
             options.transaction_check_max = checks_max as u32;
-            options.transaction_op_per_message = per_message;
+            if per_message {
+                options.store_readable_by = Release::V4_9_7;
+            }
             options.transaction_op_msg_max_size = 10;
         });
         world.disk.set_cold_percent(cold_percent);
