@@ -24,12 +24,12 @@ enum Values {
 }
 
 /// Attributes of topics. `queue.type=BatchCQ` is not among them: such queues are not served.
-/// `message.type=MIXED` is refused as by the original, whose `enableMixedMessageType` is off.
+/// The type of a topic's messages is for doors and clients to keep to: like the original, the broker takes any.
 pub(crate) const TOPIC: [Attribute; 5] = [
     attribute("queue.type", false, Values::OneOf(&["SimpleCQ"])),
     attribute("cleanup.policy", false, Values::OneOf(&["DELETE", "COMPACTION"])),
     attribute(
-        "message.type",
+        MESSAGE_TYPE,
         true,
         Values::OneOf(&[
             "UNSPECIFIED",
@@ -39,11 +39,22 @@ pub(crate) const TOPIC: [Attribute; 5] = [
             "TRANSACTION",
             "PRIORITY",
             "LITE",
+            MIXED,
         ]),
     ),
     attribute("reserve.time", true, Values::From(-1)),
     attribute("lite.topic.expiration", true, Values::From(-1)),
 ];
+
+const MESSAGE_TYPE: &str = "message.type";
+const MIXED: &str = "MIXED";
+
+/// Says whether changes make a topic one of messages of any type (Java: `enableMixedMessageType`).
+pub(crate) fn makes_mixed(changes: &Attributes) -> bool {
+    changes.iter().any(|(key, value)| {
+        key.strip_prefix('+').is_some_and(|key| key == MESSAGE_TYPE) && value == MIXED
+    })
+}
 
 /// Attributes of subscription groups.
 pub(crate) const GROUP: [Attribute; 8] = [

@@ -78,6 +78,7 @@ const DAY_MS: u64 = 86_400_000;
 const KEYS: &[Key] = keys! {
     live "brokerPermission" broker_permission 0..=6;
     live "autoCreateTopicEnable" auto_create_topic_enable Bool;
+    live "enableMixedMessageType" enable_mixed_message_type Bool;
     live "autoCreateSubscriptionGroup" auto_create_subscription_group Bool;
     live "rejectTransactionMessage" reject_transaction_message Bool;
     live "transactionTimeOut" transaction_timeout 0..=DAY_MS;

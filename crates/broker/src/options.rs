@@ -70,6 +70,8 @@ pub struct Options {
     pub default_topic_queue_nums: i32,
     /// `autoCreateTopicEnable`: a send to an unknown topic creates it.
     pub auto_create_topic_enable: bool,
+    /// `enableMixedMessageType`: topics may have the attribute `message.type=MIXED`.
+    pub enable_mixed_message_type: bool,
     /// `clusterTopicEnable`: the topic named after the cluster may be read and written.
     pub cluster_topic_enable: bool,
     /// `brokerTopicEnable`: the same for the topic named after the broker.
@@ -243,6 +245,7 @@ impl Default for Options {
             trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
             default_topic_queue_nums: 8,
             auto_create_topic_enable: true,
+            enable_mixed_message_type: false,
             cluster_topic_enable: true,
             broker_topic_enable: true,
             auto_create_subscription_group: true,

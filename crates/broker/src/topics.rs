@@ -373,6 +373,10 @@ impl Topics {
                     format!("perm of topic {name} is {}, allowed are 0 to 7", config.perm);
                 return Err(TopicError::Invalid(problem));
             }
+            if !options.enable_mixed_message_type && attributes::makes_mixed(&config.attributes) {
+                let problem = "MIXED message type is not supported. Set enableMixedMessageType=true on the broker";
+                return Err(TopicError::Invalid(problem.into()));
+            }
             let known = self.find(name);
             created += usize::from(known.is_none());
             let current = known.as_ref().map(|topic| &topic.config.attributes);

@@ -99,6 +99,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     Common "autoCreateTopicEnable" broker.auto_create_topic_enable = Bool, "A send to an unknown topic creates it from the template `TBW102`.";
     RocketMq "defaultTopicQueueNums" broker.default_topic_queue_nums = Int(1, 65_536), "Most queues of a topic created by a send.";
     Common "autoCreateSubscriptionGroup" broker.auto_create_subscription_group = Bool, "The first use of a group creates it.";
+    RocketMq "enableMixedMessageType" broker.enable_mixed_message_type = Bool, "Topics may have the attribute `message.type=MIXED`.";
     RocketMq "clusterTopicEnable" broker.cluster_topic_enable = Bool, "The topic named after the cluster may be read and written.";
     RocketMq "brokerTopicEnable" broker.broker_topic_enable = Bool, "The topic named after the broker may be read and written.";
     RocketMq "storeReplyMessageEnable" broker.store_reply_message_enable = Bool, "A reply to a request is stored in its topic, too.";

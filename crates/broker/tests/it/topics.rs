@@ -9,7 +9,7 @@ use std::{
 use broker::{Kept, api::*};
 use wire::body::topic::TopicConfig;
 
-use crate::world::{World, from, now, to};
+use crate::world::{World, from, now, records, to};
 
 fn topic(name: &str, queues: i32, attributes: &[(&str, &str)]) -> TopicConfig {
     TopicConfig {
@@ -207,4 +207,21 @@ fn options_change_where_that_is_safe() {
     }));
     assert_eq!(change("maxFilterMessageSize", " 40 "), Ok(Kept::Yes));
     assert_eq!(kept.lock().unwrap()["maxFilterMessageSize"], "40");
+}
+
+#[test]
+fn the_topic_for_traces_is_made_where_it_is_wished_for_and_by_its_name() {
+    assert!(World::new().broker.topic("RMQ_SYS_TRACE_TOPIC").is_err());
+    let world = World::with(|options| {
+        options.trace_topic_enable = true;
+        options.trace_topic_name = "MY_TRACES".into();
+        options.trace_on = false;
+    });
+    let traces = world.broker.topic("MY_TRACES").unwrap();
+    assert_eq!((traces.read_queue_nums, traces.write_queue_nums, traces.perm), (1, 1, 6));
+    let refused = world.broker.create_topics(vec![topic("MY_TRACES", 4, &[])]).unwrap_err();
+    assert_eq!(refused, TopicError::System("MY_TRACES".into()));
+    world.send(to("MY_TRACES")).unwrap();
+    let (_, _, text) = &records(&world.pull(from("MY_TRACES", 0)).unwrap())[0];
+    assert!(text.contains("TRACE_ON\u{1}false\u{2}"), "{text}");
 }
