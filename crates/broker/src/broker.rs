@@ -15,7 +15,7 @@ use std::{
 
 use bytestring::ByteString;
 use env::Env;
-use store::{Boundary, Fault, Store};
+use store::{Boundary, Fault, LastStop, Store};
 use tokio::sync::watch;
 use wire::{
     body::{
@@ -188,6 +188,17 @@ impl Broker {
             offset_table.update(|table| *table = (*others.read()).clone());
         }
         let offsets = Offsets::new(&joined_offsets(&offset_table.read()), options.offsets_max);
+        if store.last_stop() == LastStop::Crash {
+            // The table is synced whenever it is written, and the log under ASYNC_FLUSH is not.
+            let end = |topic: &str, id| store.find_queue(topic, id).map_or(0, |it| it.max_offset());
+            let cut = offsets.cut(end);
+            if cut > 0 {
+                tracing::warn!(
+                    cut,
+                    "groups had consumed messages that a loss of power has taken, and go on at the end of what is left"
+                );
+            }
+        }
         let own_properties = properties::from_pairs([
             (name::CLUSTER, options.cluster_name.as_str()),
             (name::MSG_REGION, options.region_id.as_str()),

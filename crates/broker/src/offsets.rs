@@ -67,6 +67,29 @@ impl Offsets {
         offsets
     }
 
+    /// Sets who is ahead of a queue's end back to it, since else they would miss what comes next there; returns how many
+    /// there were.
+    pub(crate) fn cut(&self, end: impl Fn(&str, i32) -> i64) -> usize {
+        let mut cut = 0;
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (topic, queues) in shard.values_mut().flatten() {
+                for (queue_id, at) in queues {
+                    let Some(committed) = &mut at.committed else { continue };
+                    let end = end(topic, *queue_id);
+                    if *committed > end {
+                        *committed = end;
+                        cut += 1;
+                    }
+                }
+            }
+        }
+        if cut > 0 {
+            self.changed.store(true, Ordering::Release);
+        }
+        cut
+    }
+
     /// Returns the offset to consume from: a pending reset, or what was committed last.
     pub(crate) fn query(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         let at = self.progress(group, topic, queue_id)?;

@@ -9,8 +9,9 @@ use std::{
 
 use broker::api::*;
 use bytes::Bytes;
+use env::sim::{Crash, SimClock, SimDisk};
 
-use crate::world::{World, caller, from, records, tagged, to};
+use crate::world::{START, World, caller, from, now, records, tagged, to};
 
 fn check(world: &World, offset: i64, status: PullStatus, next: i64, count: u32) {
     let pulled = world.pull(from("t", offset)).unwrap();
@@ -177,7 +178,7 @@ fn a_pull_commits_on_its_way() {
     let world = World::new();
     world.send_many("t", 3, 1);
     world.pull(Pull { commit: Some(2), ..from("t", 2) }).unwrap();
-    let offset = crate::world::now(world.broker.consumer_offset("g", "t", 0, IfUnknown::First));
+    let offset = now(world.broker.consumer_offset("g", "t", 0, IfUnknown::First));
     assert_eq!(offset, Ok(2));
 }
 
@@ -231,4 +232,36 @@ fn records_come_back_as_they_were_stored_after_a_restart() {
     let before = records(&world.pull(from("t", 0)).unwrap());
     let world = world.restart();
     assert_eq!(records(&world.pull(from("t", 0)).unwrap()), before);
+}
+
+#[test]
+fn a_group_that_is_ahead_of_what_a_power_cut_left_gets_what_comes_next() {
+    let mut lost = 0;
+    for seed in 0..16 {
+        let clock = SimClock::new(START);
+        let world = World::on(clock.clone(), SimDisk::new(seed, clock), |_| {});
+        world.send_many("t", 3, 10);
+        world.pass(Duration::from_secs(1));
+        for _ in 0..5 {
+            // Written and visible, and not synced.
+            world.send(to("t")).unwrap();
+        }
+        assert_eq!(world.broker.max_offset("t", 0), 8);
+        // The group is created by its first pull.
+        world.pull(from("t", 0)).unwrap();
+        world.broker.commit_offset("g", "t", 0, 8).unwrap();
+        world.clock.advance(Duration::from_secs(5));
+        world.broker.tick();
+        let world = world.crash(Crash::Power);
+        let end = world.broker.max_offset("t", 0);
+        let committed = |world: &World| {
+            now(world.broker.consumer_offset("g", "t", 0, IfUnknown::NotFound)).unwrap()
+        };
+        assert!((3..=8).contains(&end), "{end}");
+        assert_eq!(committed(&world), end, "seed {seed}");
+        lost += usize::from(end < 8);
+        // It is in the file, too.
+        assert_eq!(committed(&world.restart()), end);
+    }
+    assert!(lost > 0, "some power cut takes something");
 }
