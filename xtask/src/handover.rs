@@ -28,17 +28,17 @@ use crate::server::{self, Kind, Ports, Role, Server, Spec};
 
 /// Of the rounds that run at the same time.
 const LANES: [Ports; 2] =
-    [Ports { namesrv: 39_978, broker: 41_931 }, Ports { namesrv: 39_988, broker: 41_971 }];
+    [Ports { namesrv: 26_978, broker: 26_931 }, Ports { namesrv: 26_988, broker: 26_961 }];
 /// How far above the broker's port the one that must be refused would listen.
 const INTRUDER: u16 = 20;
 const TOPIC: &str = "handover";
 const GROUP: &str = "G-handover";
 const MESSAGES: usize = 250;
-/// For how long what waits has to, in the second delay level and in [`WAITING`]: longer than a broker takes to stop.
-const WAIT_MS: &str = "20000";
+/// For how long what waits has to, which is the second delay level in [`WAITING`]: longer than a broker takes to stop.
+const WAIT_MS: &str = "35000";
 /// What a broker is told in which messages wait.
 const WAITING: [&str; 5] = [
-    "messageDelayLevel=1s 20s",
+    "messageDelayLevel=1s 35s",
     "transactionTimeOut=2000",
     "transactionCheckInterval=1000",
     "transactionCheckMax=1000",

@@ -19,7 +19,7 @@ use crate::java::{self, Part};
 use crate::process::{root, run as run_command, scratch};
 use crate::server::{self, Deployment, Kind, Ports, quiet_logging};
 
-const PORTS: Ports = Ports { namesrv: 39_876, broker: 40_911 };
+const PORTS: Ports = Ports { namesrv: 26_876, broker: 26_911 };
 const SUITE_LIMIT: Duration = Duration::from_secs(600);
 const SUITES: [&str; 7] =
     ["java-4.2.0", "java-4.9.7", "java-5.5.0", "java-5.5.0-binary", "go", "mqadmin", "sql92"];

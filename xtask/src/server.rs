@@ -79,7 +79,8 @@ pub(crate) enum Role {
     All,
 }
 
-/// The ports of a deployment, on loopback; a broker also takes its port less two.
+/// The ports of a deployment, on loopback; a broker also takes its port less two, and one of the original its port plus one.
+/// They lie below 32768, from where the system gives ports to clients, which could have taken one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
     /// Of the name server.

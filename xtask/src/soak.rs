@@ -14,7 +14,7 @@ use crate::compare::{anonymous_mib, pairs};
 use crate::process::{output, scratch};
 use crate::server::{self, Kind, Ports, Role, Spec};
 
-const PORTS: Ports = Ports { namesrv: 39_880, broker: 42_911 };
+const PORTS: Ports = Ports { namesrv: 26_880, broker: 26_896 };
 const SLICE_SECONDS: u64 = 15;
 /// Messages a second whose way from end to end is measured beside the load.
 const PROBES: &str = "200";

@@ -148,6 +148,9 @@ public final class Ledger {
         // an offset moves over a message when the broker has it for another time
         OffsetStore offsets = consumer.getDefaultMQPushConsumerImpl().getOffsetStore();
         Interop.eventually("they are sent back", () -> {
+            Thread.sleep(100);
+            // by itself the client waits ten seconds with the first time
+            consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
             long sum = 0;
             for (MessageQueue queue : Interop.producer.fetchPublishMessageQueues(topic + FAILING)) {
                 sum += Math.max(0, offsets.readOffset(queue, ReadOffsetType.READ_FROM_STORE));
