@@ -63,7 +63,7 @@ public final class Ledger {
                 consume(args[1], args[2], Integer.parseInt(args[3]));
                 break;
             case "pend":
-                pend(args[1], args[2], Long.parseLong(args[3]));
+                pend(args[1], args[2], Long.parseLong(args[3]), args.length < 5);
                 break;
             case "settle":
                 settle(args[1], args[2], Arrays.asList(args).subList(3, args.length));
@@ -100,8 +100,8 @@ public final class Ledger {
         }
     }
 
-    /** The second delay level is to be of WAIT ms. */
-    private static void pend(String topic, String group, long wait) throws Exception {
+    /** The second delay level is to be of WAIT ms; without TIMERS no message has a time of its own. */
+    private static void pend(String topic, String group, long wait, boolean timers) throws Exception {
         Interop.producer = Interop.producer("ledger");
         Interop.producer.setRetryTimesWhenSendFailed(0);
         Interop.create(topic);
@@ -123,6 +123,9 @@ public final class Ledger {
             long now = System.currentTimeMillis();
             Interop.send(delayed);
             promise(topic, delayed.getKeys(), now + wait);
+            if (!timers) {
+                continue;
+            }
             Message timed = new Message(topic, "timed", "timed-" + i, Interop.text("timed"));
             long due = System.currentTimeMillis() + wait + i * 300;
             MessageAccessor.putProperty(timed, "TIMER_DELIVER_MS", "" + due);
