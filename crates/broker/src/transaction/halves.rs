@@ -197,6 +197,8 @@ pub(super) struct Halves {
     ops: VecDeque<(i64, i64)>,
     /// Behind the last entry of the op queue.
     ops_end: i64,
+    /// How far the half queue was done with when that was last asked: it is never less.
+    half_done: i64,
 }
 
 impl Halves {
@@ -212,6 +214,7 @@ impl Halves {
             unwritten: Unwritten::default(),
             ops: VecDeque::new(),
             ops_end: progress.op,
+            half_done: progress.half,
         }
     }
 
@@ -444,11 +447,13 @@ impl Halves {
         self.ops_end = op_offset + 1;
     }
 
-    /// Says how far both queues are done with. What is not written as done counts as waiting.
+    /// Says how far both queues are done with. What is not written as done counts as waiting, but for one that was given
+    /// up long ago and has ended after all: what lies between was done with meanwhile, and its op entries may be gone.
     pub(super) fn progress(&mut self) -> Progress {
         let waiting = self.waiting.first_key_value().map_or(self.end, |(offset, _)| *offset);
         let unwritten = self.unwritten.dones.iter().map(|(offset, _)| *offset);
-        let half = unwritten.fold(waiting, i64::min);
+        let half = unwritten.fold(waiting, i64::min).max(self.half_done);
+        self.half_done = half;
         while self.ops.front().is_some_and(|(_, highest)| *highest < half) {
             self.ops.pop_front();
         }

@@ -59,11 +59,15 @@ fn end_with(
 
 pub(crate) fn producer(world: &World, client: &Arc<Client>) -> Session {
     let session = world.broker.connect(client.clone());
+    say_hello(&session);
+    session
+}
+
+fn say_hello(session: &Session) {
     let producer_data_set = vec![ProducerData { group_name: "p".into() }];
     let data =
         HeartbeatData { client_id: "c".into(), producer_data_set, ..HeartbeatData::default() };
     session.heartbeat(&caller(), data).unwrap();
-    session
 }
 
 /// What a producer was asked since the last look.
@@ -476,6 +480,76 @@ fn progress_of_both_queues_is_kept_where_the_original_looks_for_it() {
     assert_eq!(end(&world, a, Verdict::Rollback).map(drop), Ok(()), "what has ended is remembered");
     assert!(end(&world, c, Verdict::Rollback).is_err());
     assert_eq!(bodies(&world, "t"), ["c", "b"]);
+}
+
+#[test]
+fn a_late_end_of_one_that_was_given_up_does_not_move_progress_back() {
+    let world = World::with(|options| options.transaction_check_max = 1);
+    let client = Client::new(1);
+    let _session = producer(&world, &client);
+    let first = place(&world.send(half("k")).unwrap());
+    for key in ["l", "m", "n"] {
+        let rolled_back = place(&world.send(half(key)).unwrap());
+        end(&world, rolled_back, Verdict::Rollback).unwrap();
+    }
+    for _ in 0..3 {
+        world.pass(seconds(30));
+    }
+    assert_eq!(bodies(&world, TRANS_CHECK_MAX_TIME_TOPIC), ["k"]);
+    let rolled_back = place(&world.send(half("o")).unwrap());
+    end(&world, rolled_back, Verdict::Rollback).unwrap();
+    let done = "\"RMQ_SYS_TRANS_HALF_TOPIC@CID_RMQ_SYS_TRANS\":{0:5}";
+    // From here on nothing is told to the op queue for an hour: a crash would find the progress that is noted until then.
+    let world = world.restart_with(|options| options.transaction_op_batch_interval = 3_600_000);
+    let before = compact(&world, "consumerOffset.json");
+    assert!(before.contains(done), "{before}");
+    end(&world, first, Verdict::Commit).unwrap();
+    for _ in 0..3 {
+        world.pass(seconds(30));
+    }
+    let after = compact(&world, "consumerOffset.json");
+    assert!(after.contains(done), "{after}");
+    assert_eq!(bodies(&world, "t"), ["k"]);
+}
+
+#[test]
+fn a_producer_that_never_answers_is_asked_so_often_and_holds_up_nobody() {
+    const SILENT: usize = 200;
+    let world = World::with(|options| options.transaction_check_max = 5);
+    let client = Client::new(1);
+    let session = producer(&world, &client);
+    for key in 0..SILENT {
+        world.send(half(&format!("silent-{key}"))).unwrap();
+    }
+    let mut times = std::collections::BTreeMap::<String, usize>::new();
+    for round in 0..12 {
+        // What others end between the checks goes out at once.
+        let key = format!("lively-{round}");
+        let lively = place(&world.send(half(&key)).unwrap());
+        end(&world, lively, Verdict::Commit).unwrap();
+        assert_eq!(bodies(&world, "t").last(), Some(&key));
+        world.pass(seconds(30));
+        while world.broker.tick() {}
+        say_hello(&session);
+        for check in asked(&client) {
+            *times.entry(check.unique_key.to_string()).or_default() += 1;
+        }
+    }
+    assert_eq!(times.len(), SILENT);
+    assert!(times.values().all(|times| *times == 5), "{times:?}");
+    assert_eq!(bodies(&world, TRANS_CHECK_MAX_TIME_TOPIC).len(), SILENT);
+    // Nothing is left: neither in the half queue nor, put back, behind it.
+    let ends =
+        [TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC].map(|topic| world.broker.max_offset(topic, 0));
+    world.pass(seconds(30));
+    world.pass(seconds(30));
+    let after =
+        [TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC].map(|topic| world.broker.max_offset(topic, 0));
+    assert_eq!(after[0], ends[0]);
+    let file = compact(&world, "consumerOffset.json");
+    let done = format!("\"RMQ_SYS_TRANS_HALF_TOPIC@CID_RMQ_SYS_TRANS\":{{0:{}}}", after[0]);
+    assert!(file.contains(&done), "{file}");
+    assert!(compact(&world, "transactionMetrics").contains("\"t\":{\"count\":0,"));
 }
 
 #[test]
