@@ -75,6 +75,11 @@ impl Unit {
         self.written_at.saturating_add(i64::from(self.delay))
     }
 
+    /// Returns where the record ends in the log; nowhere that any log reaches, if the unit is damaged.
+    pub fn log_end(&self) -> u64 {
+        self.log_offset.saturating_add(u64::from(self.len))
+    }
+
     /// Whether it goes back to the timer topic when its slot comes.
     pub fn is_rolled(&self) -> bool {
         self.magic & magic::ROLL != 0

@@ -193,7 +193,7 @@ impl Found {
         let log_end = store.log_range().end;
         while let Some(last) = self.log.last_before(end) {
             let unit = self.log.unit_at(last)?;
-            if unit.is_some_and(|unit| unit.log_offset + u64::from(unit.len) <= log_end) {
+            if unit.is_some_and(|unit| unit.log_end() <= log_end) {
                 break;
             }
             end = last;
@@ -205,7 +205,7 @@ impl Found {
         let mut queue_offset = check.queue_offset;
         let (mut known, mut lost_log) = (HashSet::new(), None);
         if is_log_lost {
-            lost_log = Some((queue_offset.min(range.end), check.read_time - DOUBT));
+            lost_log = Some((queue_offset.min(range.end), check.read_time.saturating_sub(DOUBT)));
             queue_offset = range.start;
             tracing::warn!(
                 from = queue_offset,
@@ -321,7 +321,7 @@ impl Found {
             Err(fault) => return Err(fault),
         };
         let record = Record::decode(&bytes, CheckCrc::No);
-        Ok(record.map_or(i64::MAX, |record| record.numbers.queue_offset + 1))
+        Ok(record.map_or(i64::MAX, |record| record.numbers.queue_offset.saturating_add(1)))
     }
 
     /// Returns the log offsets of the units that stand for messages from `queue_offset` on.

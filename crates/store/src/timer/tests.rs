@@ -323,6 +323,57 @@ fn lost_files_are_built_anew_from_the_timer_topic() {
 }
 
 #[test]
+fn what_no_timer_could_have_written_is_no_reason_to_end_a_start() {
+    let at = |name: &str| Path::new(ROOT).join(name);
+    let overwrite = |disk: &SimDisk, path: &Path, offset: u64, bytes: &[u8]| {
+        let file = disk.open(path, Open::Existing).expect("it is there");
+        file.write_at(offset, &[io::IoSlice::new(bytes)]).expect("it is written");
+    };
+    for read_time in [i64::MIN, -1, i64::MAX] {
+        for (lost, log_offset) in [(true, 0), (false, u64::MAX), (false, u64::MAX - 100)] {
+            let mut world = World::new(3);
+            world.options.file_len = 1 << 20;
+            world.disk = SimDisk::new(3, world.clock.clone());
+            (world.store, world.timers) = open((&world.clock, &world.disk), &world.options);
+            for _ in 0..5 {
+                world.send();
+                world.take_in();
+            }
+            world.take_in();
+            world.stop_cleanly();
+            let log = at("timerlog/00000000000000000000");
+            // The last unit: that of a message where no log ends.
+            let last = (world.timers.log().end() - log::UNIT_BYTES as u64) + 28;
+            overwrite(&world.disk, &log, last, &log_offset.to_be_bytes());
+            // A wheel whose slots point anywhere.
+            for slot in 0..100u64 {
+                let place = slot as usize;
+                let wild = [place as i64, i64::MAX - 3, i64::MAX - 1].map(i64::to_be_bytes);
+                overwrite(&world.disk, &at("timerwheel"), slot * 32, &wild.concat());
+            }
+            overwrite(&world.disk, &at("config/timercheck"), 0, &read_time.to_be_bytes());
+            if lost {
+                Disk::remove(&world.disk, &log).expect("it was there");
+            }
+            let World { disk, clock, options, store, timers, .. } = world;
+            drop((timers, store));
+            let (_store, mut timers) = open((&clock, &disk), &options);
+            let due = timers.slot_for(START + 10_000, None).expect("there is room");
+            let unit = Unit {
+                previous: -1,
+                magic: log::magic::DEFAULT,
+                written_at: START,
+                delay: 0,
+                log_offset: 0,
+                len: 1,
+                topic_hash: 0,
+            };
+            timers.insert(due, unit).expect("it is taken in");
+        }
+    }
+}
+
+#[test]
 fn old_files_of_the_timer_log_go_with_the_messages_they_stand_for() {
     let mut world = World::new(1);
     world.options.file_len = 119;
