@@ -190,6 +190,8 @@ struct Instance {
 pub(crate) struct Attached {
     /// `None` if it could not be loaded.
     filter: Option<CodeFilter>,
+    /// Whether that may be otherwise although the file stays the same: there was no room for it, or it could not be read.
+    may_load_later: bool,
     /// Length and time of its file.
     seen: (u64, Millis),
     name: String,
@@ -283,11 +285,12 @@ impl CodeFilters {
         for (count, entry) in found.into_iter().enumerate() {
             let Some((topic, group)) = pair_of(&entry.name) else { continue };
             let seen = (entry.len, entry.modified);
-            let known = self.get(topic, group).filter(|known| known.seen == seen);
-            let attached = known.unwrap_or_else(|| {
-                let is_one_too_many = count >= self.limits.filters_max;
-                Arc::new(self.attach(&entry.name, seen, is_one_too_many))
-            });
+            let is_one_too_many = count >= self.limits.filters_max;
+            let known = self
+                .get(topic, group)
+                .filter(|known| known.seen == seen && (is_one_too_many || !known.may_load_later));
+            let attached =
+                known.unwrap_or_else(|| Arc::new(self.attach(&entry.name, seen, is_one_too_many)));
             filters.entry(topic.into()).or_default().insert(group.into(), attached);
         }
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -302,6 +305,7 @@ impl CodeFilters {
     }
 
     fn attach(&self, name: &str, seen: (u64, Millis), is_one_too_many: bool) -> Attached {
+        let mut may_load_later = is_one_too_many;
         let filter = if is_one_too_many {
             let max = self.limits.filters_max;
             tracing::error!(
@@ -317,12 +321,19 @@ impl CodeFilters {
                     Some(filter)
                 }
                 Err(error) => {
+                    may_load_later = matches!(error, CodeError::Unreadable(_));
                     tracing::error!(filter = name, %error, "a code filter cannot be loaded; its group gets nothing of its topic");
                     None
                 }
             }
         };
-        Attached { filter, seen, name: name.to_owned(), errors: self.errors.clone() }
+        Attached {
+            filter,
+            may_load_later,
+            seen,
+            name: name.to_owned(),
+            errors: self.errors.clone(),
+        }
     }
 
     fn load(&self, name: &str) -> Result<CodeFilter, CodeError> {

@@ -89,6 +89,10 @@ fn more_modules_than_may_be_let_nothing_through() {
     attach(&world, "t@h", &module('a'));
     assert_eq!(got(&world, "g", "t"), ["a1"]);
     assert_eq!(got(&world, "h", "t"), [""; 0]);
+    // As soon as there is room the other one is in force.
+    world.remove_file("filters/t@g.wasm");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(got(&world, "h", "t"), ["a1"]);
 }
 
 #[test]
