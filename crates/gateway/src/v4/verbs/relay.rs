@@ -109,24 +109,31 @@ pub(crate) async fn status(broker: &Broker, request: &Frame) -> Answer {
 pub(crate) struct Inquiry {
     connection: Connection,
     clock: Clock,
-    /// When the client was last asked. Pulls of several queues come at once and share one question.
-    asked_at: Arc<Mutex<Option<Duration>>>,
+    /// Whom of the client was asked last. Pulls of several queues come at once and share one question.
+    last: Arc<Mutex<Option<Asked>>>,
+}
+
+/// A question that was asked: for which group, and when it was over.
+struct Asked {
+    group: Box<str>,
+    at: Duration,
 }
 
 impl Inquiry {
     pub(crate) fn new(connection: Connection, clock: Clock) -> Inquiry {
-        Inquiry { connection, clock, asked_at: Arc::default() }
+        Inquiry { connection, clock, last: Arc::default() }
     }
 
     /// Has the broker know the subscriptions of this member of `group`; says whether it may know more than before.
     pub(crate) async fn learn(&self, broker: &Broker, group: &str) -> bool {
         let came_at = self.clock.monotonic();
-        let mut asked_at = self.asked_at.lock().await;
-        if let Some(asked_at) = *asked_at {
-            if asked_at >= came_at {
+        let mut last = self.last.lock().await;
+        // One client may be in several groups, and what it says of one it does not say of another.
+        if let Some(Asked { at, .. }) = last.as_ref().filter(|asked| *asked.group == *group) {
+            if *at >= came_at {
                 return true;
             }
-            if came_at - asked_at < INQUIRY_PAUSE {
+            if came_at - *at < INQUIRY_PAUSE {
                 return false;
             }
         }
@@ -143,7 +150,7 @@ impl Inquiry {
         };
         let question = Frame::request(RequestCode::GET_CONSUMER_RUNNING_INFO, &header);
         let answer = self.connection.call(question, INQUIRY_PATIENCE).await;
-        *asked_at = Some(self.clock.monotonic());
+        *last = Some(Asked { group: group.into(), at: self.clock.monotonic() });
         let Ok(answer) = answer else { return false };
         let is_success = answer.response_code() == ResponseCode::SUCCESS;
         let info = is_success.then(|| fastjson::decode(&answer.body_bytes()).ok()).flatten();
