@@ -3,6 +3,7 @@
 mod admin;
 mod consuming;
 mod progress;
+mod replies;
 mod sending;
 mod support;
 mod transactions;
