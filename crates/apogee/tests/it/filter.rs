@@ -2,7 +2,13 @@
 
 use std::{fs, process::Command};
 
-use crate::server::{APOGEE, Folder};
+use bytes::Bytes;
+use remoting::Client;
+use wire::record::{CheckCrc, Record};
+
+use crate::server::{
+    APOGEE, Folder, PATIENCE, Server, acknowledged, connect, create_topic, pull, send,
+};
 
 fn filter(folder: &Folder, words: &[&str]) -> (bool, String) {
     let mut command = Command::new(APOGEE);
@@ -37,4 +43,41 @@ fn what_is_no_filter_is_not_attached() {
     let (is_done, said) = filter(&folder, &["attach", "../orders", "billing", "text.wasm"]);
     assert!(!is_done && said.contains("`../orders` is no name"), "{said}");
     assert!(!folder.0.join("data").exists());
+}
+
+/// What a group gets from the front of queue 0 by a pull like a stock consumer's.
+async fn got(client: &Client, topic: &str, group: &str) -> Vec<String> {
+    let mut request = pull(topic, 0, 0);
+    request.ext.put("consumerGroup", group);
+    let answer = client.call(request, PATIENCE).await.unwrap();
+    let (body, mut bodies) = (answer.body_bytes(), Vec::new());
+    let mut rest = &body[..];
+    while !rest.is_empty() {
+        let record = Record::decode(rest, CheckCrc::Yes).unwrap();
+        bodies.push(String::from_utf8(record.body.to_vec()).unwrap());
+        rest = &rest[record.len as usize..];
+    }
+    bodies
+}
+
+#[tokio::test]
+async fn a_stock_consumer_gets_what_the_module_lets_through_until_it_is_detached() {
+    let folder = Folder::new("filter-served");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/filters/example.wasm");
+    assert_eq!(filter(&folder, &["attach", "orders", "billing", example]), (true, String::new()));
+    let server = Server::start(&folder, &[]);
+    let client = connect(server.address("broker")).await;
+    create_topic(&client, "orders", 1).await;
+    let sent = ["whenever", "URGENT: ship it", "no hurry", "also URGENT"];
+    for body in sent {
+        let answer = client.call(send("orders", 0, Bytes::from(body)), PATIENCE).await.unwrap();
+        assert!(acknowledged(&answer).is_some(), "{:?}", answer.remark);
+    }
+    let everything = async |group| while got(&client, "orders", group).await != sent {};
+    tokio::time::timeout(PATIENCE, everything("shipping")).await.expect("no filter is theirs");
+    assert_eq!(got(&client, "orders", "billing").await, ["URGENT: ship it", "also URGENT"]);
+    // The server looks again, each second.
+    assert_eq!(filter(&folder, &["detach", "orders", "billing"]), (true, String::new()));
+    tokio::time::timeout(PATIENCE, everything("billing")).await.expect("it is detached");
+    server.stop();
 }
