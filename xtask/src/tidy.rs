@@ -64,6 +64,8 @@ fn edges(manifest: &str, ours: &BTreeSet<String>) -> BTreeSet<String> {
             section = line;
         } else if section == "[dependencies]" {
             let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            // What users link has a package name of its own.
+            let name = name.strip_prefix("apogee-").unwrap_or(name);
             if ours.contains(name) {
                 found.insert(name.to_owned());
             }

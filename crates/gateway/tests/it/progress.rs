@@ -135,7 +135,10 @@ impl Handler for Subscribed {
                     sub_version: 7,
                     ..SubscriptionData::parse("T", "a", SubscriptionData::TAG).unwrap()
                 };
-                let info = ConsumerRunningInfo { subscription_set: vec![subscription] };
+                let info = ConsumerRunningInfo {
+                    subscription_set: vec![subscription],
+                    ..ConsumerRunningInfo::default()
+                };
                 let answer = question.respond(ResponseCode::SUCCESS);
                 replies.push(&answer.with_body(fastjson::encode(&info)));
             }

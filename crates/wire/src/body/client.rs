@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::MessageQueue;
 use crate::hash::java_string_hash;
 
 /// What a client says about itself every 30 seconds (Java: `HeartbeatData`).
@@ -95,12 +96,59 @@ pub enum ConsumeFromWhere {
     ConsumeFromTimestamp,
 }
 
-/// What a consumer says of itself, as far as a broker reads it (Java: `ConsumerRunningInfo`).
+/// What a consumer says of itself, as far as brokers and tools need it (Java: `ConsumerRunningInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConsumerRunningInfo {
+    /// Its queues, and how it is doing with each.
+    pub mq_table: BTreeMap<MessageQueue, ProcessQueueInfo>,
+    /// What it is, in names of Java's (`PROP_CONSUME_TYPE`).
+    pub properties: BTreeMap<String, String>,
     /// What it subscribes to now.
     pub subscription_set: Vec<SubscriptionData>,
+}
+
+/// How a consumer is doing with a queue (Java: `ProcessQueueInfo`); times in epoch milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProcessQueueInfo {
+    /// Messages that it has and is not done with.
+    pub cached_msg_count: i32,
+    /// Offset of the last of them.
+    pub cached_msg_max_offset: i64,
+    /// Offset of the first of them.
+    pub cached_msg_min_offset: i64,
+    /// Bytes of their bodies, in MiB.
+    #[serde(rename = "cachedMsgSizeInMiB")]
+    pub cached_msg_size_in_mib: i32,
+    /// Offset of the next message to consume.
+    pub commit_offset: i64,
+    /// It is another's now (spelt as in Java).
+    pub droped: bool,
+    /// When a message was last consumed.
+    pub last_consume_timestamp: i64,
+    /// When its lock was last renewed.
+    pub last_lock_timestamp: i64,
+    /// When it was last pulled from.
+    pub last_pull_timestamp: i64,
+    /// Whether its lock is held.
+    pub locked: bool,
+}
+
+/// What came of a message that a consumer was told to consume (Java: `ConsumeMessageDirectlyResult`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConsumeDirectlyResult {
+    /// Its outcome is committed by itself.
+    pub auto_commit: bool,
+    /// `CR_SUCCESS`, `CR_LATER`, `CR_THROW_EXCEPTION`.
+    pub consume_result: String,
+    /// It consumes in order.
+    pub order: bool,
+    /// What it says about it.
+    pub remark: Option<String>,
+    /// How long it took, in milliseconds (spelt as in Java).
+    pub spent_time_mills: i64,
 }
 
 /// What of a topic a group wants (Java: `SubscriptionData`).

@@ -154,7 +154,7 @@ impl Inquiry {
         let Ok(answer) = answer else { return false };
         let is_success = answer.response_code() == ResponseCode::SUCCESS;
         let info = is_success.then(|| fastjson::decode(&answer.body_bytes()).ok()).flatten();
-        let Some(ConsumerRunningInfo { subscription_set }) = info else { return false };
+        let Some(ConsumerRunningInfo { subscription_set, .. }) = info else { return false };
         !subscription_set.is_empty() && broker.resubscribe(group, subscription_set).is_ok()
     }
 }

@@ -1,0 +1,172 @@
+//! What a client is built of: where the name servers are, what it is called, how often it looks round.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use env::Clock;
+
+use crate::{Client, error::InvalidField};
+
+/// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
+#[derive(Clone)]
+pub struct ClientBuilder {
+    pub(crate) name_servers: Vec<String>,
+    pub(crate) instance_name: Option<String>,
+    pub(crate) client_ip: Option<IpAddr>,
+    pub(crate) poll_name_server_interval: Duration,
+    pub(crate) heartbeat_broker_interval: Duration,
+    pub(crate) mq_client_api_timeout: Duration,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) clock: Clock,
+    fault: Option<InvalidField>,
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(name_servers: impl IntoIterator<Item = impl AsRef<str>>) -> ClientBuilder {
+        let mut builder = ClientBuilder {
+            name_servers: Vec::new(),
+            instance_name: None,
+            client_ip: None,
+            poll_name_server_interval: Duration::from_secs(30),
+            heartbeat_broker_interval: Duration::from_secs(30),
+            mq_client_api_timeout: Duration::from_secs(3),
+            message_bytes_max: 64 * 1024 * 1024,
+            clock: Clock::real(),
+            fault: None,
+        };
+        for several in name_servers {
+            for one in several.as_ref().split(';').map(str::trim).filter(|one| !one.is_empty()) {
+                let port = one.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+                if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+                    builder.blame("name_servers", one, "an address is HOST:PORT");
+                }
+                builder.name_servers.push(one.to_owned());
+            }
+        }
+        builder
+    }
+
+    /// Names this client apart from others of its host (Java: `instanceName`). By default its process and a number.
+    ///
+    /// Broadcast consumers keep their offsets under this name, so they need one that stays.
+    #[must_use]
+    pub fn instance_name(mut self, name: impl Into<String>) -> ClientBuilder {
+        let name = name.into();
+        if let Err(reason) = wire::names::check_client_name("instance name", &name) {
+            self.blame("instance_name", &name, &reason.to_string());
+        }
+        if name.is_empty() || name.contains(['/', '\\', '@']) || name.starts_with('.') {
+            self.blame(
+                "instance_name",
+                &name,
+                "it becomes part of a client id and of a path: no `/`, `@` or `.` first",
+            );
+        }
+        self.instance_name = Some(name);
+        self
+    }
+
+    /// Sets the address that the client's id begins with. By default that of the interface towards the name server.
+    #[must_use]
+    pub fn client_ip(mut self, ip: IpAddr) -> ClientBuilder {
+        self.client_ip = Some(ip);
+        self
+    }
+
+    /// Sets how often routes are asked for again; 30 s by default (Java: `pollNameServerInterval`).
+    #[must_use]
+    pub fn poll_name_server_interval(mut self, interval: Duration) -> ClientBuilder {
+        self.poll_name_server_interval = self.interval("poll_name_server_interval", interval);
+        self
+    }
+
+    /// Sets how often brokers hear of this client; 30 s by default (Java: `heartbeatBrokerInterval`). A broker forgets
+    /// who is silent for two minutes.
+    #[must_use]
+    pub fn heartbeat_broker_interval(mut self, interval: Duration) -> ClientBuilder {
+        self.heartbeat_broker_interval = self.interval("heartbeat_broker_interval", interval);
+        if interval > Duration::from_secs(100) {
+            let value = format!("{interval:?}");
+            self.blame(
+                "heartbeat_broker_interval",
+                &value,
+                "brokers forget silent clients after two minutes",
+            );
+        }
+        self
+    }
+
+    /// Sets how long requests other than sends and pulls may take; 3 s by default (Java: `mqClientApiTimeout`).
+    #[must_use]
+    pub fn mq_client_api_timeout(mut self, timeout: Duration) -> ClientBuilder {
+        self.mq_client_api_timeout = self.interval("mq_client_api_timeout", timeout);
+        self
+    }
+
+    /// Sets how many bytes a received body may have once it is uncompressed; 64 MiB by default.
+    #[must_use]
+    pub fn message_bytes_max(mut self, bytes: usize) -> ClientBuilder {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// Sets the clock, for simulations.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> ClientBuilder {
+        self.clock = clock;
+        self
+    }
+
+    /// Builds the client. It connects when it first has to.
+    ///
+    /// # Errors
+    /// [`InvalidField`] names the first setting that cannot be.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn build(mut self) -> Result<Client, InvalidField> {
+        if self.name_servers.is_empty() {
+            self.blame("name_servers", "", "at least one address is needed");
+        }
+        match self.fault.take() {
+            Some(fault) => Err(fault),
+            None => Ok(Client::start(self)),
+        }
+    }
+
+    fn interval(&mut self, field: &'static str, interval: Duration) -> Duration {
+        if interval < Duration::from_millis(10) {
+            self.blame(field, &format!("{interval:?}"), "at least 10 ms are needed");
+        }
+        interval
+    }
+
+    fn blame(&mut self, field: &'static str, value: &str, reason: &str) {
+        if self.fault.is_none() {
+            self.fault = Some(InvalidField::new(field, value, reason));
+        }
+    }
+
+    /// Returns the address that others see this client at, as far as it can be known without asking.
+    pub(crate) fn local_ip(&self) -> IpAddr {
+        if let Some(ip) = self.client_ip {
+            return ip;
+        }
+        // Connecting a datagram socket sends nothing; it only chooses the interface.
+        let anywhere = SocketAddr::from(([192, 0, 2, 1], 9));
+        let towards = self.name_servers.iter().find_map(|server| server.parse().ok());
+        let towards: SocketAddr = towards.unwrap_or(anywhere);
+        let any: SocketAddr = match towards {
+            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
+        };
+        let chosen = || {
+            let socket = UdpSocket::bind(any).ok()?;
+            socket.connect(towards).ok()?;
+            Some(socket.local_addr().ok()?.ip())
+        };
+        chosen().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+}

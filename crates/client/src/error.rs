@@ -1,0 +1,199 @@
+//! What can go wrong, told apart by what the caller can do next.
+//!
+//! [`InvalidField`]: correct what was passed. [`RouteError`]: create the topic, or look after the name servers.
+//! [`RequestError`]: nothing happened, or nobody knows, or the peer said no. The errors of operations are made of these.
+
+use wire::code::ResponseCode;
+
+/// A setting, or a part of a message, that cannot be as it is. Correct it and try again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` cannot be `{value}`: {reason}")]
+pub struct InvalidField {
+    /// The setting, or the part of the message, by the name of the method that sets it.
+    pub field: &'static str,
+    /// What it was; long values are cut.
+    pub value: String,
+    /// Why not, and what would do.
+    pub reason: String,
+}
+
+impl InvalidField {
+    pub(crate) fn new(
+        field: &'static str,
+        value: impl std::fmt::Display,
+        reason: impl std::fmt::Display,
+    ) -> InvalidField {
+        const VALUE_CHARS_MAX: usize = 80;
+        let value: String = value.to_string().chars().take(VALUE_CHARS_MAX).collect();
+        InvalidField { field, value: value.escape_debug().to_string(), reason: reason.to_string() }
+    }
+}
+
+/// Why a request to one server has no good answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// It was not sent, so nothing has happened. Try again later, or elsewhere.
+    #[error("`{address}` cannot be reached: {reason}")]
+    Unreachable {
+        /// Whom it was meant for.
+        address: String,
+        /// What the system or the transport said.
+        reason: String,
+    },
+    /// It was sent and no answer came: the server may or may not have acted.
+    #[error("`{address}` has not answered, and may have acted or not: {reason}")]
+    Unconfirmed {
+        /// Whom it was sent to.
+        address: String,
+        /// A timeout, or a connection that was lost.
+        reason: String,
+    },
+    /// The server said no.
+    #[error("`{address}` refused with {code}: {remark}")]
+    Refused {
+        /// Who refused.
+        address: String,
+        /// Its reason, as a number of the protocol.
+        code: ResponseCode,
+        /// Its reason, as text.
+        remark: String,
+    },
+    /// The answer cannot be understood: the server speaks another protocol, or another version of it.
+    #[error("the answer of `{address}` is malformed: {reason}")]
+    Malformed {
+        /// Who answered.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl RequestError {
+    pub(crate) fn malformed(address: &str, reason: impl std::fmt::Display) -> RequestError {
+        RequestError::Malformed { address: address.to_owned(), reason: reason.to_string() }
+    }
+
+    /// The server's code, if it answered and refused.
+    pub fn code(&self) -> Option<ResponseCode> {
+        match self {
+            RequestError::Refused { code, .. } => Some(*code),
+            RequestError::Unreachable { .. }
+            | RequestError::Unconfirmed { .. }
+            | RequestError::Malformed { .. } => None,
+        }
+    }
+}
+
+/// Why nobody knows where a topic's queues are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The name servers know no such topic. Create it, or let brokers create topics (`autoCreateTopicEnable`).
+    #[error("no name server knows the topic `{topic}`: create it first")]
+    NoSuchTopic {
+        /// The topic.
+        topic: String,
+    },
+    /// No name server answered. Check their addresses; what is cached is still used.
+    #[error("no name server of {tried} answered; the last error: {last}")]
+    NameServersAway {
+        /// All their addresses.
+        tried: String,
+        /// What the last one's error was.
+        last: RequestError,
+    },
+    /// The topic has no queue with the permission that is needed, at a broker that is there.
+    #[error("the topic `{topic}` has no queue that could be {wanted} now")]
+    NoQueue {
+        /// The topic.
+        topic: String,
+        /// `written` or `read`.
+        wanted: &'static str,
+    },
+    /// A broker is not, or no longer, in the topic's route.
+    #[error("the route of `{topic}` names no broker `{broker}`")]
+    NoBroker {
+        /// The topic.
+        topic: String,
+        /// Name of the broker.
+        broker: String,
+    },
+}
+
+/// Why a message was not sent, or why nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The message or the call is not as it must be. Nothing was sent.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// There is no place to send it to. Nothing was sent.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// No attempt stored it: sending it again makes no duplicate.
+    #[error("not stored after {attempts} attempts; the last error: {last}")]
+    NotStored {
+        /// How often it was tried.
+        attempts: u32,
+        /// How the last attempt ended.
+        last: RequestError,
+    },
+    /// An attempt went unanswered, and none was acknowledged: it may be stored. Sending it again may make a duplicate,
+    /// which consumers can tell by its unique key only if the same [`Message`](crate::Message) is sent.
+    #[error("may be stored or not after {attempts} attempts; the last error: {last}")]
+    Unconfirmed {
+        /// How often it was tried.
+        attempts: u32,
+        /// How the last attempt ended.
+        last: RequestError,
+    },
+    /// The producer has been shut down.
+    #[error("the producer has been shut down")]
+    Closed,
+}
+
+/// Why a batch was not, or not wholly, sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{} messages were stored; the next {in_doubt} failed, and {} were not tried: {error}", stored.len(), unsent.len())]
+pub struct BatchError {
+    /// Receipts of the messages that were stored: the first ones of the batch, in order.
+    pub stored: Vec<crate::SendReceipt>,
+    /// How many of the messages behind those shared the request that failed, and with it the `error`.
+    pub in_doubt: usize,
+    /// The messages that are not stored for sure, or may not be, in order: `in_doubt` ones of the failed request, then
+    /// those that were never tried.
+    pub unsent: Vec<crate::Message>,
+    /// Why the first of `unsent` is not acknowledged.
+    pub error: SendError,
+}
+
+/// Why a request ([`Producer::request`](crate::Producer::request)) has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyError {
+    /// The request itself was not sent, or nobody knows.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// It was stored, and no reply came in time: who consumes it is slow or away.
+    #[error("the request is stored, but no reply came within {0:?}")]
+    Timeout(std::time::Duration),
+}
+
+/// Why a consumer could not do what was asked of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConsumeError {
+    /// A setting or an argument is not as it must be.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// It is not known where the queues are.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A server did not do it.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The file of a broadcast consumer's offsets cannot be read or written.
+    #[error("the offsets in `{path}` cannot be kept: {reason}")]
+    OffsetFile {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+}

@@ -1,0 +1,84 @@
+//! A client of RocketMQ, over the remoting protocol: for Apogee and for the original, from 4.x on.
+//!
+//! A [`Client`] knows the name servers and keeps connections, routes and heartbeats. It makes [`Producer`]s,
+//! [`PushConsumer`]s and [`PullConsumer`]s, which share them. Everything is asynchronous, on tokio; nothing has a thread.
+//!
+//! # Send
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use apogee_client::{Client, Message};
+//!
+//! let client = Client::builder(["127.0.0.1:9876"]).build()?;
+//! let producer = client.producer("shop").build()?;
+//! let receipt = producer.send(Message::new("orders", "17 shoes").tag("shoes").key("order-4711")).await?;
+//! println!("{} in queue {} at {}", receipt.unique_key, receipt.queue.queue_id, receipt.queue_offset);
+//! producer.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! [`Producer::send`] is done when a broker has stored the message. [`Producer::submit`] returns as soon as the message
+//! is on its way, so one task keeps thousands under way; what is under way is bounded in bytes
+//! ([`ProducerBuilder::buffer_bytes_max`]), and whoever exceeds the bound waits. A send that fails is tried at other
+//! brokers, under the same unique key. Each error says whether the message may be stored ([`SendError`]).
+//!
+//! There are [`batches`](Producer::send_batch), [`one queue for each key`](Message::sharding_key),
+//! [`delay levels`](Message::delay_level), [`times`](Message::deliver_at) that can be [`recalled`](Producer::recall),
+//! [`transactions`](Producer::begin_transaction), and [`requests`](Producer::request) with
+//! [`replies`](ReceivedMessage::reply).
+//!
+//! # Consume
+//!
+//! ```no_run
+//! # async fn example(client: apogee_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use apogee_client::{Consumed, Filter};
+//!
+//! let consumer = client
+//!     .push_consumer("billing")
+//!     .subscribe("orders", Filter::tags("shoes || boots"))
+//!     .start(|message| async move {
+//!         println!("{:?}", message.body());
+//!         Consumed::Done
+//!     })
+//!     .await?;
+//! tokio::signal::ctrl_c().await?;
+//! consumer.shutdown().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The members of a group share a topic's queues. A handler says what became of a message: [`Consumed::Done`], or
+//! [`Consumed::Retry`] to have it again later, from any member, until it is a dead letter. Delivery is at least once: a
+//! message may come again when a member dies, so use [`ReceivedMessage::unique_key`] where it matters.
+//! [`PushConsumerBuilder::start_orderly`] keeps the order of each queue; [`PullConsumer`] leaves it to the application
+//! when to ask and what to commit.
+//!
+//! # What it leaves to others
+//!
+//! TLS and access control, LZ4 and ZSTD, message traces and POP are not in it.
+
+mod client;
+mod compression;
+mod config;
+mod consumer;
+mod error;
+mod inbound;
+mod lines;
+mod message;
+mod producer;
+mod route;
+mod unique;
+
+pub use client::Client;
+pub use config::ClientBuilder;
+pub use consumer::{
+    AllocateStrategy, ConsumeFromWhere, Consumed, Filter, MessageModel, Ordered, PullConsumer,
+    PullConsumerBuilder, PushConsumer, PushConsumerBuilder,
+};
+pub use error::{
+    BatchError, ConsumeError, InvalidField, ReplyError, RequestError, RouteError, SendError,
+};
+pub use message::{Message, ReceivedMessage};
+pub use producer::{
+    Producer, ProducerBuilder, Receipt, Resolution, SendReceipt, SendStatus, Transaction,
+};
+pub use wire::{body::MessageQueue, code::ResponseCode};

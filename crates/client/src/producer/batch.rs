@@ -1,0 +1,129 @@
+//! Batches: several messages in one request, and as many requests as it takes.
+//!
+//! The messages of a batch go to one topic and have no delay and no transaction. Requests are sent one after the other,
+//! so that what is stored when one fails is the beginning of the batch, and the caller is told how far it reaches.
+
+use bytes::BytesMut;
+use wire::{batch, code::RequestCode, properties::name};
+
+use crate::{
+    error::{BatchError, InvalidField, SendError},
+    message::Message,
+};
+
+use super::{Parcel, Producer, Receipt, SendReceipt};
+
+/// Most messages of one request, so that the answer with all their ids fits a header.
+const MESSAGES_MAX: usize = 4096;
+/// Bytes that an item takes beside body and properties.
+const ITEM_BYTES: usize = 22;
+
+impl Producer {
+    /// Sends messages of one topic in as few requests as `batch_bytes_max` allows, and returns a receipt for each, in
+    /// order. The messages of one request lie together in one queue and are stored all or none.
+    ///
+    /// # Errors
+    /// [`BatchError`] says which are stored, which are in doubt and which were not tried, and returns the latter two.
+    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<Vec<SendReceipt>, BatchError> {
+        let mut stored = Vec::with_capacity(messages.len());
+        if let Err(error) = self.check_batch(&messages) {
+            return Err(BatchError { stored, in_doubt: 0, unsent: messages, error: error.into() });
+        }
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let count = self.fitting(&rest);
+            match self.send_request(&mut rest[..count]).await {
+                Ok(mut receipts) => {
+                    stored.append(&mut receipts);
+                    rest.drain(..count);
+                }
+                Err(error) => {
+                    return Err(BatchError { stored, in_doubt: count, unsent: rest, error });
+                }
+            }
+        }
+        Ok(stored)
+    }
+
+    fn check_batch(&self, messages: &[Message]) -> Result<(), InvalidField> {
+        for message in messages {
+            message.check(self.0.options.max_message_size)?;
+            if message.topic != messages[0].topic {
+                let reason = format!("the batch is for `{}`", messages[0].topic);
+                return Err(InvalidField::new("topic", &message.topic, reason));
+            }
+            if message.is_later || message.is_reply {
+                return Err(InvalidField::new(
+                    "delay",
+                    &message.topic,
+                    "a batch has no delayed messages and no replies",
+                ));
+            }
+            if message.wait_store_ok != messages[0].wait_store_ok {
+                return Err(InvalidField::new(
+                    "wait_store_ok",
+                    message.wait_store_ok,
+                    "it is the same for a whole batch",
+                ));
+            }
+            if message.sharding_key != messages[0].sharding_key {
+                let key = message.sharding_key.as_deref().unwrap_or_default();
+                return Err(InvalidField::new(
+                    "sharding_key",
+                    key,
+                    "it is the same for a whole batch",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many of the first messages fit into one request; one always does.
+    fn fitting(&self, messages: &[Message]) -> usize {
+        let mut bytes = 0;
+        let fits = |message: &&Message| {
+            bytes += ITEM_BYTES + message.cost();
+            bytes <= self.0.options.batch_bytes_max
+        };
+        messages.iter().take(MESSAGES_MAX).take_while(fits).count().max(1)
+    }
+
+    async fn send_request(&self, messages: &mut [Message]) -> Result<Vec<SendReceipt>, SendError> {
+        let shared = &self.0;
+        let cost = messages.iter().map(Message::cost).sum();
+        let room = shared.room(cost).await?;
+        let to = shared.to(&messages[0]).await?;
+        let mut body = BytesMut::with_capacity(cost);
+        let mut keys = Vec::with_capacity(messages.len());
+        for message in &mut *messages {
+            let properties = message.encode_properties(|| shared.core().unique.next());
+            batch::append(&mut body, message.flag, &message.body, &properties);
+            keys.push(message.unique_key(String::new).to_owned());
+        }
+        let mut properties = String::new();
+        let wait = if messages[0].wait_store_ok { "true" } else { "false" };
+        wire::properties::append(&mut properties, name::WAIT, wait);
+        let parcel = Parcel {
+            topic: messages[0].topic.clone(),
+            code: RequestCode::SEND_BATCH_MESSAGE,
+            flag: 0,
+            sys_flag: 0,
+            born_at: shared.core().clock.now(),
+            properties,
+            body: body.freeze(),
+            unique_key: keys.join(","),
+        };
+        let receipt = Receipt::begin(shared.clone(), parcel, to, room).await?.await?;
+        let mut ids = receipt.offset_id.split(',');
+        let receipts =
+            keys.into_iter().zip(receipt.queue_offset..).map(|(unique_key, offset)| SendReceipt {
+                unique_key,
+                offset_id: ids.next().unwrap_or_default().to_owned(),
+                queue_offset: offset,
+                recall_handle: None,
+                queue: receipt.queue.clone(),
+                ..receipt
+            });
+        Ok(receipts.collect())
+    }
+}

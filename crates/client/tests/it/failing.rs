@@ -1,0 +1,337 @@
+//! Servers that are away, die, say nothing or say no; and calls that cannot be.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use apogee_client::{
+    Client, ConsumeError, Consumed, Filter, Message, RequestError, ResponseCode, RouteError,
+    SendError,
+};
+use env::Clock;
+use remoting::{Connection, Handler, Limits, Listeners, Replies, Server, Service};
+use wire::{
+    body::route::{BrokerData, QueueData, TopicRouteData},
+    code::RequestCode,
+    fastjson,
+    frame::{Frame, Kind},
+    header::send::{SendMessage, SendMessageResponse},
+};
+
+use crate::harness::{Seen, loopback};
+
+/// What a broker of these tests does with a send.
+#[derive(Clone, Copy)]
+enum Does {
+    Stores,
+    Refuses(ResponseCode),
+    /// Closes the connection instead of answering.
+    Dies,
+    Silent,
+}
+
+/// A broker that does as it is told, and notes the properties of what it was sent.
+#[derive(Clone)]
+struct Fake {
+    script: Arc<Mutex<Vec<Does>>>,
+    last: Does,
+    got: Seen,
+}
+
+struct FakeSession(Fake, Connection);
+
+impl Service for Fake {
+    fn connected(&self, connection: &Connection) -> Box<dyn Handler> {
+        Box::new(FakeSession(self.clone(), connection.clone()))
+    }
+}
+
+impl Handler for FakeSession {
+    fn run(&mut self, run: &mut Vec<Frame>, replies: &mut Replies) {
+        for request in run.drain(..) {
+            let is_send = matches!(
+                request.request_code(),
+                RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE
+            );
+            if !is_send {
+                if request.kind == Kind::Request {
+                    replies.push(&request.respond(ResponseCode::SUCCESS));
+                }
+                continue;
+            }
+            let header: SendMessage<'_> = request.header().expect("a send");
+            self.0.got.note(header.properties.as_bytes());
+            let mut script = self.0.script.lock().expect("no panic");
+            match if script.is_empty() { self.0.last } else { script.remove(0) } {
+                Does::Stores => {
+                    let header =
+                        SendMessageResponse { msg_id: "id", ..SendMessageResponse::default() };
+                    replies.push(&request.respond(ResponseCode::SUCCESS).with_header(&header));
+                }
+                Does::Refuses(code) => replies.push(&request.respond(code).with_remark("no")),
+                Does::Dies => self.1.close(),
+                Does::Silent => {}
+            }
+        }
+    }
+}
+
+/// A name server that knows one route for all topics.
+#[derive(Clone)]
+struct FakeNames {
+    route: Arc<Mutex<Option<TopicRouteData>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Service for FakeNames {
+    fn connected(&self, _connection: &Connection) -> Box<dyn Handler> {
+        Box::new(self.clone())
+    }
+}
+
+impl Handler for FakeNames {
+    fn run(&mut self, run: &mut Vec<Frame>, replies: &mut Replies) {
+        for request in run.drain(..) {
+            self.asked.fetch_add(1, SeqCst);
+            let route = self.route.lock().expect("no panic");
+            replies.push(&match &*route {
+                Some(route) => {
+                    request.respond(ResponseCode::SUCCESS).with_body(fastjson::encode(route))
+                }
+                None => request.respond(ResponseCode::TOPIC_NOT_EXIST),
+            });
+        }
+    }
+}
+
+/// Serves until it is dropped.
+fn serve(service: impl Service) -> (Server, SocketAddr) {
+    let listeners = Listeners::bind(&[loopback()]).expect("a free port");
+    let address = listeners.addresses()[0];
+    (listeners.serve(Arc::new(service), Limits::default(), Clock::real()), address)
+}
+
+fn route(brokers: &[(&str, SocketAddr)]) -> TopicRouteData {
+    let broker = |(name, address): &(&str, SocketAddr)| BrokerData {
+        broker_addrs: [(0, address.to_string())].into(),
+        broker_name: (*name).to_owned(),
+        ..BrokerData::default()
+    };
+    let queues = |(name, _): &(&str, SocketAddr)| QueueData {
+        broker_name: (*name).to_owned(),
+        perm: 6,
+        read_queue_nums: 2,
+        write_queue_nums: 2,
+        topic_sys_flag: 0,
+    };
+    TopicRouteData {
+        broker_datas: brokers.iter().map(broker).collect(),
+        queue_datas: brokers.iter().map(queues).collect(),
+        ..TopicRouteData::default()
+    }
+}
+
+struct World {
+    client: Client,
+    names: FakeNames,
+    got: Vec<Seen>,
+    addresses: Vec<SocketAddr>,
+    _servers: Vec<Server>,
+}
+
+/// Starts a broker for each script; after its end a broker does the last of it for ever.
+fn world(scripts: &[&[Does]]) -> World {
+    let mut servers = Vec::new();
+    let (mut got, mut addresses) = (Vec::new(), Vec::new());
+    for script in scripts {
+        let fake = Fake {
+            script: Arc::new(Mutex::new(script.to_vec())),
+            last: *script.last().expect("a script"),
+            got: Seen::default(),
+        };
+        got.push(fake.got.clone());
+        let (server, address) = serve(fake);
+        addresses.push(address);
+        servers.push(server);
+    }
+    let names: Vec<String> = (0..scripts.len()).map(|at| format!("broker-{at}")).collect();
+    let pairs: Vec<(&str, SocketAddr)> =
+        names.iter().map(String::as_str).zip(addresses.iter().copied()).collect();
+    let names =
+        FakeNames { route: Arc::new(Mutex::new(Some(route(&pairs)))), asked: Arc::default() };
+    let (server, address) = serve(names.clone());
+    servers.push(server);
+    let client = Client::builder([address.to_string()]).build().expect("a client");
+    World { client, names, got, addresses, _servers: servers }
+}
+
+/// An address where nobody listens.
+fn nowhere() -> String {
+    let listeners = Listeners::bind(&[loopback()]).expect("a free port");
+    listeners.addresses()[0].to_string()
+}
+
+#[tokio::test]
+async fn name_servers_that_are_away_are_named() {
+    let (one, two) = (nowhere(), nowhere());
+    let client = Client::builder([format!("{one};{two}")]).build().expect("a client");
+    let producer = client.producer("g").build().expect("a producer");
+    let error = producer.send(Message::new("T", "body")).await.expect_err("nobody is there");
+    let SendError::Route(RouteError::NameServersAway { tried, last }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(tried, format!("{one};{two}"));
+    assert!(matches!(last, RequestError::Unreachable { .. }));
+}
+
+#[tokio::test]
+async fn one_name_server_is_enough_and_a_known_route_needs_none() {
+    let world = world(&[&[Does::Stores]]);
+    let (server, address) = serve(world.names.clone());
+    let client =
+        Client::builder([nowhere(), nowhere(), address.to_string()]).build().expect("a client");
+    let producer = client.producer("g").build().expect("a producer");
+    producer.send(Message::new("T", "body")).await.expect("it is stored");
+    server.shutdown(Duration::ZERO).await;
+    producer.send(Message::new("T", "body")).await.expect("it is stored");
+    assert_eq!(world.got[0].all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_topic_that_nobody_has_and_nobody_creates_is_named() {
+    let world = world(&[&[Does::Stores]]);
+    *world.names.route.lock().expect("no panic") = None;
+    let producer = world.client.producer("g").build().expect("a producer");
+    let error = producer.send(Message::new("T", "body")).await.expect_err("no topic");
+    assert_eq!(error, SendError::Route(RouteError::NoSuchTopic { topic: "T".to_owned() }));
+}
+
+#[tokio::test]
+async fn what_a_broker_leaves_unanswered_is_sent_to_another_and_the_receipt_says_so() {
+    let world = world(&[&[Does::Dies], &[Does::Stores]]);
+    let producer = world.client.producer("g").build().expect("a producer");
+    let mut unconfirmed = 0;
+    for _ in 0..4 {
+        let receipt = producer.send(Message::new("T", "body")).await.expect("the other stores it");
+        assert_eq!(receipt.queue.broker_name, "broker-1");
+        unconfirmed += receipt.unconfirmed_attempts;
+    }
+    // The first failure has the broker avoided.
+    assert_eq!((unconfirmed, world.got[0].all().len(), world.got[1].all().len()), (1, 1, 4));
+    assert!(
+        world.got[1].all().contains(&world.got[0].all()[0]),
+        "both attempts have one unique key"
+    );
+}
+
+#[tokio::test]
+async fn a_send_whose_answer_is_lost_is_neither_success_nor_failure() {
+    let world = world(&[&[Does::Dies]]);
+    let once =
+        world.client.producer("g").retry_times_when_send_failed(0).build().expect("a producer");
+    let error = once.send(Message::new("T", "body")).await.expect_err("no answer");
+    assert!(matches!(&error, SendError::Unconfirmed { attempts: 1, .. }), "{error}");
+    assert_eq!(world.got[0].all().len(), 1, "it was not sent again");
+}
+
+#[tokio::test]
+async fn a_silent_broker_costs_no_more_than_the_timeout() {
+    let world = world(&[&[Does::Silent]]);
+    let builder = world.client.producer("g").send_msg_timeout(Duration::from_millis(50));
+    let producer = builder.build().expect("a producer");
+    let error = producer.send(Message::new("T", "body")).await.expect_err("no answer");
+    assert!(matches!(&error, SendError::Unconfirmed { attempts: 1, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_or_tried_elsewhere_by_its_code() {
+    let busy = Does::Refuses(ResponseCode::SYSTEM_BUSY);
+    let illegal = Does::Refuses(ResponseCode::MESSAGE_ILLEGAL);
+    for (does, attempts) in [(busy, 3), (illegal, 1)] {
+        let world = world(&[&[does], &[does]]);
+        let producer = world.client.producer("g").build().expect("a producer");
+        let error = producer.send(Message::new("T", "body")).await.expect_err("no");
+        let SendError::NotStored { attempts: tried, last } = error else { panic!("{error}") };
+        assert_eq!((tried, last.to_string().contains("no")), (attempts, true));
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_dies_in_a_batch_leaves_no_doubt_about_the_rest() {
+    let world = world(&[&[Does::Stores, Does::Stores, Does::Dies]]);
+    let builder = world.client.producer("g").batch_bytes_max(2_000).retry_times_when_send_failed(0);
+    let producer = builder.build().expect("a producer");
+    let messages: Vec<Message> = (0..10).map(|at| Message::new("T", format!("{at}"))).collect();
+    let error = producer.send_batch(messages).await.expect_err("the third request fails");
+    let each = error.in_doubt;
+    assert_eq!((error.stored.len(), error.unsent.len()), (2 * each, 10 - 2 * each));
+    assert!((1..5).contains(&each));
+    assert!(matches!(error.error, SendError::Unconfirmed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_route_that_has_changed_is_followed() {
+    let world = world(&[&[Does::Stores], &[Does::Stores]]);
+    let gone: SocketAddr = nowhere().parse().expect("an address");
+    let away = route(&[("broker-0", gone)]);
+    *world.names.route.lock().expect("no panic") = Some(away);
+    let producer = world.client.producer("g").build().expect("a producer");
+    let error = producer.send(Message::new("T", "body")).await.expect_err("nobody is there");
+    assert!(matches!(error, SendError::NotStored { last: RequestError::Unreachable { .. }, .. }));
+    let moved = route(&[("broker-0", world.addresses[1])]);
+    *world.names.route.lock().expect("no panic") = Some(moved);
+    let receipt = producer.send(Message::new("T", "body")).await.expect("it is found");
+    assert_eq!((receipt.unconfirmed_attempts, world.got[1].all().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn callers_who_want_the_same_route_share_one_question() {
+    let world = world(&[&[Does::Stores]]);
+    let producer = world.client.producer("g").build().expect("a producer");
+    let sends = (0..50).map(|_| producer.send(Message::new("T", "body")));
+    for sent in futures_util::future::join_all(sends).await {
+        sent.expect("it is stored");
+    }
+    assert_eq!(world.names.asked.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_named_by_its_field() {
+    let field = |servers: &[&str]| Client::builder(servers).build().expect_err("a fault").field;
+    assert_eq!(field(&[]), "name_servers");
+    assert_eq!(field(&["localhost"]), "name_servers");
+    assert_eq!(field(&["localhost:99999"]), "name_servers");
+    let named = Client::builder(["localhost:9876"]).instance_name("../x").build();
+    assert_eq!(named.expect_err("a fault").field, "instance_name");
+    let client = Client::builder(["localhost:9876"]).build().expect("a client");
+    let producer = |group: &str| client.producer(group);
+    assert_eq!(producer("a b").build().err().map(|fault| fault.field), Some("group"));
+    assert_eq!(
+        producer("g").compress_level(10).build().err().map(|fault| fault.field),
+        Some("compress_level")
+    );
+    let _first = producer("g").build().expect("a producer");
+    assert_eq!(producer("g").build().err().map(|fault| fault.field), Some("group"));
+    let consume = async |builder: apogee_client::PushConsumerBuilder| match builder
+        .start(|_| async { Consumed::Done })
+        .await
+        .err()
+    {
+        Some(ConsumeError::Invalid(fault)) => fault.field,
+        other => panic!("{other:?}"),
+    };
+    let consumer = || client.push_consumer("g");
+    assert_eq!(consume(consumer()).await, "subscribe");
+    assert_eq!(consume(consumer().subscribe("no topic", Filter::all())).await, "topic");
+    assert_eq!(consume(consumer().subscribe("T", Filter::tags("||"))).await, "filter");
+    assert_eq!(consume(consumer().subscribe("T", Filter::sql92(""))).await, "filter");
+    assert_eq!(
+        consume(consumer().subscribe("T", Filter::all()).concurrency(0)).await,
+        "concurrency"
+    );
+}
