@@ -167,11 +167,12 @@ impl TimerLog {
         self.segments.range()
     }
 
-    /// Returns the start of the file before the one that holds `position`, or the first.
+    /// Returns the start of the file before the one that holds `position`, or the first; of files that there are.
     pub(super) fn file_before(&self, position: u64) -> u64 {
         let file_len = self.segments.file_len();
         let start = position.saturating_sub(file_len) / file_len * file_len;
-        start.max(self.segments.range().start)
+        let Range { start: first, end } = self.segments.range();
+        start.min(end.saturating_sub(file_len)).max(first)
     }
 
     /// Returns the place of a unit that `position` lies in.

@@ -352,6 +352,7 @@ fn what_no_timer_could_have_written_is_no_reason_to_end_a_start() {
                 overwrite(&world.disk, &at("timerwheel"), slot * 32, &wild.concat());
             }
             overwrite(&world.disk, &at("config/timercheck"), 0, &read_time.to_be_bytes());
+            overwrite(&world.disk, &at("config/timercheck"), 8, &i64::MAX.to_be_bytes());
             if lost {
                 Disk::remove(&world.disk, &log).expect("it was there");
             }
