@@ -39,7 +39,8 @@ impl Broker {
     /// Returns where the group is to consume from.
     ///
     /// A group without an offset begins at 0 if the queue still has its first message, and that lies near the end of the
-    /// log: whatever the consumer's own setting, a new group misses nothing of a young topic.
+    /// log: whatever the consumer's own setting, a new group misses nothing of a young topic. It begins at 0 in an empty
+    /// queue, too, as in 4.9.7: 5.5.0 has the client ask for the end instead, and what is stored before it asks is missed.
     ///
     /// # Errors
     /// See [`OffsetError`].
@@ -58,8 +59,11 @@ impl Broker {
             return Err(OffsetError::NotFoundNoZero);
         }
         let Some(queue) = self.queue(topic, queue_id) else { return Err(OffsetError::NotFound) };
-        if queue.min_offset() > 0 || queue.max_offset() == 0 {
+        if queue.min_offset() > 0 {
             return Err(OffsetError::NotFound);
+        }
+        if queue.max_offset() == 0 {
+            return Ok(0);
         }
         let mut entries = Vec::with_capacity(1);
         let first = match queue.try_read(0, 1, &mut entries) {
