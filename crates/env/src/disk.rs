@@ -96,7 +96,7 @@ pub trait Disk: Send + Sync {
     /// descriptor of it would release the lock.
     fn lock(&self, path: &Path, content: &[u8]) -> io::Result<Box<dyn DirLock>>;
 
-    /// Returns the room on the file system that holds `path`.
+    /// Returns the room on the file system that holds `path`, or will when it is made.
     fn space(&self, path: &Path) -> io::Result<Space>;
 }
 

@@ -154,6 +154,8 @@ impl Disk for RealDisk {
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
+        // A folder that nobody has needed yet will be where the nearest one above it is.
+        let path = path.ancestors().find(|path| path.exists()).unwrap_or(path);
         let stat = statvfs(path)?;
         // What only root may use belongs to nobody, as in `df` and in the original (`UtilAll`).
         let used = stat.f_blocks.saturating_sub(stat.f_bfree);
@@ -301,6 +303,13 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_has_the_room_of_the_one_above() {
+        let dir = Dir::new("room");
+        let room = RealDisk.space(&dir.0.join("store/commitlog")).expect("its parent is there");
+        assert_eq!(room.total, RealDisk.space(&dir.0).expect("it is there").total);
     }
 
     #[test]
