@@ -273,7 +273,8 @@ impl Producer {
     ///
     /// This waits for room (`buffer_bytes_max`), a route and a connection. When it returns, the first attempt is queued
     /// behind those submitted before. The receipt is awaited, in any order; whoever drops it gives up further attempts,
-    /// not the send.
+    /// not the send. A receipt holds its room until it has been awaited or dropped: who submits more than the room holds
+    /// awaits some in between, or waits for ever.
     ///
     /// # Errors
     /// Those that are known before anything is sent.
@@ -531,7 +532,8 @@ impl Shared {
             let address = self.address(&route, &queue)?;
             let begun = core.clock.monotonic();
             attempts += 1;
-            let answer = self.attempt(parcel, &queue, address, deadline - begun, queued).await;
+            let answer =
+                self.attempt(parcel, &queue, address, deadline.saturating_sub(begun), queued).await;
             let took = core.clock.monotonic().saturating_sub(begun);
             let error = match answer {
                 Ok(receipt) => {

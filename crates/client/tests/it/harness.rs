@@ -146,6 +146,13 @@ impl Cluster {
         }
     }
 
+    /// Waits until all that was acknowledged can be read.
+    pub(crate) async fn caught_up(&self) {
+        for running in &self.brokers {
+            running.broker.caught_up().await;
+        }
+    }
+
     pub(crate) fn builder(&self) -> ClientBuilder {
         Client::builder([&self.address])
     }

@@ -11,6 +11,7 @@ async fn fill(cluster: &Cluster, topic: &str, range: std::ops::Range<u32>) {
     for number in numbers(range) {
         producer.send(Message::new(topic, number)).await.expect("it is stored");
     }
+    cluster.caught_up().await;
 }
 
 fn texts(messages: &[apogee_client::ReceivedMessage]) -> Vec<String> {
