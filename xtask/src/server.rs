@@ -154,6 +154,8 @@ impl Spec {
                 "enablePropertyFilter=true".to_owned(),
                 "recallMessageEnable=true".to_owned(),
                 "diskMaxUsedSpaceRatio=95".to_owned(),
+                // On a disk that others have filled, what a test wrote stays for it to read.
+                "cleanFileForciblyEnable=false".to_owned(),
                 format!("storePathRootDir={}", self.store.display()),
                 format!("storePathCommitLog={}/commitlog", self.store.display()),
             ],

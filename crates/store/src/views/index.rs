@@ -153,6 +153,7 @@ impl State {
 struct Entries {
     name: String,
     header: Header,
+    /// Open while entries may come; a sealed file is opened for each question.
     file: Option<Arc<dyn File>>,
     /// Number of the newest entry by slot; empty when the file's own slots are to be used.
     slots: Arc<Vec<u32>>,
@@ -291,6 +292,9 @@ impl Index {
             file.sync()?;
             entries.synced = entries.header;
         }
+        if entries.is_sealed(self.shape) {
+            entries.file = None;
+        }
         Ok(Some(entries))
     }
 
@@ -386,6 +390,10 @@ impl Index {
             let state = &mut *self.lock();
             self.write_pending(state)?;
             for entries in &mut state.files {
+                if entries.is_sealed(self.shape) {
+                    entries.file = None;
+                    continue;
+                }
                 let full = entries.header.count >= self.shape.entries;
                 let slots_due = !entries.slots_written && (full || purpose == LastStop::Clean);
                 if entries.header == entries.synced && !slots_due {
@@ -545,6 +553,11 @@ impl Index {
         Ok(removed)
     }
 
+    /// Returns how many of its files are open: those that are not sealed.
+    pub fn open_files(&self) -> usize {
+        self.lock().files.iter().filter(|entries| entries.file.is_some()).count()
+    }
+
     /// Returns the sum of the lengths of the files in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.lock().files.len() as u64 * self.shape.file_len()
@@ -563,7 +576,9 @@ impl Index {
             return Ok(Arc::clone(file));
         }
         let file = self.open_file(&entries.name)?;
-        entries.file = Some(Arc::clone(&file));
+        if !entries.is_sealed(self.shape) {
+            entries.file = Some(Arc::clone(&file));
+        }
         Ok(file)
     }
 
@@ -679,18 +694,19 @@ impl Index {
         if entries.slots_lost {
             self.load_slots(entries)?;
         }
-        view.first = match entries.slots.get(slot) {
-            Some(first) => *first,
-            None => {
-                let mut bytes = [0; 4];
-                let at = HEADER_BYTES + slot as u64 * SLOT_BYTES;
-                self.file(entries)?.read_at(at, &mut bytes)?;
-                u32::from_be_bytes(bytes)
-            }
-        };
         if entries.written > 1 {
             view.file = Some(self.file(entries)?);
         }
+        view.first = match (entries.slots.get(slot), &view.file) {
+            (Some(first), _) => *first,
+            (None, Some(file)) => {
+                let mut bytes = [0; 4];
+                let at = HEADER_BYTES + slot as u64 * SLOT_BYTES;
+                file.read_at(at, &mut bytes)?;
+                u32::from_be_bytes(bytes)
+            }
+            (None, None) => 0,
+        };
         if view.first >= view.pending_from {
             view.pending.clone_from(&entries.pending);
         }

@@ -255,7 +255,11 @@ fn keys_are_found_newest_first_over_files_and_restarts() {
     check(&written);
     check(&index(&disk, LastStop::Crash, 1100));
     written.sync(LastStop::Clean).expect("syncs");
-    check(&index(&disk, LastStop::Clean, 1100));
+    assert_eq!(written.open_files(), 1, "sealed files are closed, however many there are");
+    check(&written);
+    let again = index(&disk, LastStop::Clean, 1100);
+    assert_eq!(again.open_files(), 1);
+    check(&again);
     let cut = index(&disk, LastStop::Crash, 701);
     assert_eq!(find(&cut, "even"), [600, 400, 200]);
     let mut batch = cut.batch(0);
