@@ -966,6 +966,25 @@ pub enum FindError {
     Store(String),
 }
 
+/// Why the entries of a queue were not listed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    /// SYSTEM_ERROR.
+    #[error("{queue_id}@{topic} is not exist!")]
+    UnknownQueue {
+        /// The topic.
+        topic: ByteString,
+        /// The queue that it has not.
+        queue_id: i32,
+    },
+    /// INVALID_PARAMETER.
+    #[error("`count` is 0 to 10000 entries")]
+    Count,
+    /// Reading the queue failed. SYSTEM_ERROR.
+    #[error("reading the queue failed: {0}")]
+    Store(String),
+}
+
 // ---------------------------------------------------------------------------------------------------------- recalling
 
 /// A producer cancels a timer message.

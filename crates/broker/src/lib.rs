@@ -21,6 +21,7 @@ mod transaction;
 mod attributes;
 mod clients;
 mod groups;
+mod inspect;
 mod light;
 mod locks;
 mod offsets;

@@ -82,6 +82,16 @@ impl Inner {
         let Some(file) = segments.remove_first_before(first_end)? else { return Ok(false) };
         self.retention.log_files.fetch_add(1, Ordering::Relaxed);
         let log_min = segments.range().start;
+        let unconsumed = self.clean_views()?;
+        let file = file.path().display();
+        tracing::info!(%file, reason = reason.name(), log_min, unconsumed, "log file removed");
+        Ok(true)
+    }
+
+    /// Removes what the views know of records that the log has no more; returns how many messages some group had not
+    /// consumed. Only one thread at a time may: the caller holds the keeper.
+    pub(crate) fn clean_views(&self) -> Result<u64, Fault> {
+        let log_min = self.log.segments.range().start;
         let mut unconsumed = 0;
         let view_files = self.views.follow_log_min(log_min, &mut |queue, lost| {
             let count = self.unconsumed_hook.get().map_or(0, |hook| hook(queue, lost));
@@ -98,9 +108,7 @@ impl Inner {
         })?;
         self.retention.view_files.fetch_add(view_files as u64, Ordering::Relaxed);
         self.retention.unconsumed.fetch_add(unconsumed, Ordering::Relaxed);
-        let file = file.path().display();
-        tracing::info!(%file, reason = reason.name(), log_min, unconsumed, "log file removed");
-        Ok(true)
+        Ok(unconsumed)
     }
 }
 
@@ -133,6 +141,12 @@ impl Keeper {
             intruder_until: None,
             doomed: None,
         }
+    }
+
+    /// Has retention look at the store at the next step, and remove files by age at any hour.
+    pub(crate) fn expire_now(&mut self, store: &Inner) {
+        self.retention.expire_now();
+        self.check_at = store.env.clock.monotonic();
     }
 
     fn step(&mut self, store: &Inner) -> Step {

@@ -22,11 +22,12 @@ pub mod timer;
 pub mod views;
 
 use std::{
+    collections::BTreeSet,
     io,
     ops::Range,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -120,6 +121,11 @@ impl Store {
     /// Returns the handle of a queue if it was ever used.
     pub fn find_queue(&self, topic: &str, id: i32) -> Option<Arc<Queue>> {
         self.0.views.queues.find(topic, id)
+    }
+
+    /// Returns the topics that have queues.
+    pub fn topics_with_queues(&self) -> BTreeSet<String> {
+        self.0.views.queues.all().iter().map(|queue| queue.topic().to_owned()).collect()
     }
 
     /// Returns how many queues there are whose topic is one of those that are asked for.
@@ -264,6 +270,19 @@ impl Store {
     /// directory: whoever owns one writes it again.
     pub fn intrusions(&self) -> u64 {
         self.0.intrusions.load(Ordering::Acquire)
+    }
+
+    /// Lets the next checks of retention remove files by age at any hour, the first of them soon. It may wait for the disk.
+    pub fn expire_now(&self) {
+        self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).expire_now(&self.0);
+        self.0.keeper_wake.wake();
+    }
+
+    /// Removes the files of views that speak of nothing that the log still has, which happens with each removal of a log
+    /// file: here is the second chance of those that could not be removed then. It may wait for the disk.
+    pub fn clean_views(&self) -> Result<(), Fault> {
+        let _keeper = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.clean_views().map(drop)
     }
 
     /// Returns what retention removed since the store was opened.

@@ -18,6 +18,8 @@ use crate::Options;
 const FILES_PER_ROUND: usize = 10;
 /// How far wall and monotonic clock may drift apart between two checks.
 const DRIFT_MAX: Millis = 60_000;
+/// Checks that an administrator's demand counts for (Java: `MAX_MANUAL_DELETE_FILE_TIMES`).
+const CHECKS_PER_DEMAND: u32 = 20;
 
 /// A log file, as retention sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +55,18 @@ pub(crate) struct Retention {
     zone: TimeZone,
     /// Wall minus monotonic time at the last check.
     last_drift: Option<Millis>,
+    /// Checks left for which an administrator has asked.
+    demanded: u32,
 }
 
 impl Retention {
     pub(crate) fn new(zone: TimeZone) -> Retention {
-        Retention { zone, last_drift: None }
+        Retention { zone, last_drift: None, demanded: 0 }
+    }
+
+    /// Lets files go by age at any hour, for the next checks (Java: `DefaultMessageStore.executeDeleteFilesManually`).
+    pub(crate) fn expire_now(&mut self) {
+        self.demanded = CHECKS_PER_DEMAND;
     }
 
     /// Returns how many of `files`, oldest first, may go now, and why. `used_ratio` is that of the disk with the log.
@@ -91,8 +100,11 @@ impl Retention {
                 return Some(found);
             }
         }
-        let is_due =
-            self.is_delete_hour(options, now) || used_ratio > options.used_ratio_for_expiry();
+        let is_demanded = self.demanded > 0;
+        self.demanded = self.demanded.saturating_sub(1);
+        let is_due = is_demanded
+            || self.is_delete_hour(options, now)
+            || used_ratio > options.used_ratio_for_expiry();
         if !is_due || !is_clock_steady {
             return None;
         }
@@ -153,6 +165,26 @@ mod tests {
         let ages = [100, 80, 73, 71, 1];
         assert_eq!(decide(&options, &ages, 0.5, 4), Some((3, Reason::Age)));
         assert_eq!(decide(&options, &ages, 0.5, 5), None);
+    }
+
+    #[test]
+    fn on_demand_expired_files_go_at_any_hour_for_twenty_checks() {
+        let options = Options::default();
+        let now = MIDNIGHT + 12 * HOUR;
+        let mut retention = Retention::new(TimeZone::UTC);
+        let mut checks = 0..;
+        let mut decide = |retention: &mut Retention| {
+            let at = checks.next().expect("no end") * 10;
+            let files = files(&[100, 80, 71, 1], now);
+            let wall = now + at as Millis * 1000;
+            retention.decide(&options, &files, 0.5, wall, Duration::from_secs(at))
+        };
+        assert_eq!([decide(&mut retention), decide(&mut retention)], [None; 2]);
+        retention.expire_now();
+        for _ in 0..CHECKS_PER_DEMAND {
+            assert_eq!(decide(&mut retention), Some((2, Reason::Age)));
+        }
+        assert_eq!(decide(&mut retention), None);
     }
 
     #[test]

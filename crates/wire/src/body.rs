@@ -7,6 +7,7 @@
 pub mod client;
 pub mod filter;
 pub mod group;
+pub mod inspect;
 pub mod lock;
 pub mod progress;
 pub mod register;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use broker::{Kept, api::*};
+use env::sim::Crash;
 use wire::body::topic::TopicConfig;
 
 use crate::world::{World, from, now, records, to};
@@ -22,6 +23,22 @@ fn topic(name: &str, queues: i32, attributes: &[(&str, &str)]) -> TopicConfig {
             .collect(),
         ..TopicConfig::default()
     }
+}
+
+#[test]
+fn queues_without_a_topic_are_removed_on_demand() {
+    let world = World::new();
+    world.send_many("gone", 3, 10);
+    world.send_many("stays", 3, 10);
+    world.pass(Duration::from_secs(60));
+    let table = r#"{"topicConfigTable":{"stays":{"topicName":"stays"}}}"#;
+    world.put_file("topics.json", table.as_bytes());
+    let world = world.crash(Crash::Process);
+    assert!(world.store.find_queue("gone", 0).is_some());
+    assert_eq!(now(world.broker.clean_unused_topics()).unwrap(), 1);
+    assert!(world.store.find_queue("gone", 0).is_none());
+    assert_eq!(now(world.broker.clean_unused_topics()).unwrap(), 0);
+    assert_eq!(records(&world.pull(from("stays", 0)).unwrap()).len(), 3);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use broker::api::{
     ClientsError, CommitError, ConfigError, EndError, FindError, GroupError, HeartbeatError,
-    LockError, NotSaved, OffsetError, PublishError, PullError, RecallError, ResetError,
+    ListError, LockError, NotSaved, OffsetError, PublishError, PullError, RecallError, ResetError,
     SendBackError, SubscriptionError, TooManyQueues, TopicError,
 };
 use bytestring::ByteString;
@@ -204,6 +204,11 @@ refusal!(GroupError, |error| match &error {
 refusal!(ConfigError, |error| match &error {
     ConfigError::Forbidden(_) | ConfigError::Fixed(_) => ResponseCode::NO_PERMISSION,
     ConfigError::Invalid { .. } => ResponseCode::INVALID_PARAMETER,
+});
+
+refusal!(ListError, |error| match &error {
+    ListError::UnknownQueue { .. } | ListError::Store(_) => ResponseCode::SYSTEM_ERROR,
+    ListError::Count => ResponseCode::INVALID_PARAMETER,
 });
 
 refusal!(FindError, |error| match &error {

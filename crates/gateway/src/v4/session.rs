@@ -140,6 +140,10 @@ impl Session {
             RequestCode::CONSUME_MESSAGE_DIRECTLY => park!(relay::consume),
             RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => park!(relay::status),
             RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => park!(offset::reset),
+            RequestCode::QUERY_CONSUME_QUEUE => park!(admin::list_queue),
+            RequestCode::CLEAN_EXPIRED_CONSUMEQUEUE => park!(admin::clean_queues),
+            RequestCode::CLEAN_UNUSED_TOPIC => park!(admin::clean_topics),
+            RequestCode::DELETE_EXPIRED_COMMITLOG => park!(admin::delete_expired_log),
             RequestCode::UPDATE_BROKER_CONFIG => {
                 let broker = broker.clone();
                 return replies.later(1, async move {
@@ -196,6 +200,8 @@ impl Session {
             RequestCode::GET_BROKER_CONFIG => admin::config(broker, &request),
             RequestCode::VIEW_BROKER_STATS_DATA => admin::stats(broker, &request),
             RequestCode::GET_BROKER_RUNTIME_INFO => admin::runtime_info(broker, &request),
+            RequestCode::GET_BROKER_HA_STATUS => admin::ha_status(broker, &request),
+            RequestCode::GET_BROKER_EPOCH_CACHE => admin::epochs(),
             RequestCode::GET_TIMER_CHECK_POINT => admin::timer_checkpoint(broker, &request),
             RequestCode::GET_TIMER_METRICS => admin::timer_metrics(broker, &request),
 

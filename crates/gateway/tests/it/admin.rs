@@ -6,6 +6,7 @@ use wire::{
     body::{
         GroupList, KvTable, TopicList,
         group::{SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable},
+        inspect::{HaStatus, QueueListing},
         topic::{CreateTopicList, TopicConfig, TopicConfigTable, TopicStatsTable},
     },
     code::{RequestCode, ResponseCode},
@@ -254,6 +255,66 @@ async fn what_nobody_serves_is_refused_by_name() {
             ),
         ])
         .await;
+}
+
+#[tokio::test]
+async fn the_entries_of_a_queue_are_listed() {
+    let world = World::with(|options, _| options.enable_consume_queue_ext = true).await;
+    for body in ["one", "two", "three"] {
+        world.done(send_with("T", 0, body, "TAGS\u{1}A\u{2}")).await;
+    }
+    world.readable("T", 0, 3).await;
+    let list = |index: &str, count: &str| {
+        let fields = [
+            ("topic", "T"),
+            ("queueId", "0"),
+            ("index", index),
+            ("count", count),
+            ("consumerGroup", "G"),
+        ];
+        request(RequestCode::QUERY_CONSUME_QUEUE, &fields)
+    };
+    let response = world.done(list("1", "10")).await;
+    let listing: QueueListing = fastjson::decode(&response.body_bytes()).unwrap();
+    assert_eq!((listing.min_queue_index, listing.max_queue_index), (0, 3));
+    assert_eq!(listing.filter_data.as_deref(), Some("G@T is not online!"));
+    let units = listing.queue_data.unwrap();
+    assert_eq!(units.len(), 2);
+    assert_eq!((units[0].tags_code, units[0].physic_size), (65, units[1].physic_size - 2));
+    assert_eq!(units[1].physic_offset, units[0].physic_offset + i64::from(units[0].physic_size));
+    assert!(units[0].extend_data_json.as_deref().unwrap().contains("\"tagsCode\":65"));
+    let response = world.done(list("3", "10")).await;
+    assert_eq!(response.remark.as_deref(), Some("Index 3 of 0@T is not exist!"));
+    world
+        .refuses(vec![
+            (list("0", "-1"), ResponseCode::INVALID_PARAMETER, "`count`"),
+            (list("0", "10001"), ResponseCode::INVALID_PARAMETER, "10000"),
+            (
+                but(list("0", "1"), "queueId", "77"),
+                ResponseCode::SYSTEM_ERROR,
+                "77@T is not exist!",
+            ),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_to_be_cleaned_is_cleaned_and_replication_is_told() {
+    let world = World::new().await;
+    world.send("T", 0, "stays").await;
+    for code in [
+        RequestCode::CLEAN_EXPIRED_CONSUMEQUEUE,
+        RequestCode::CLEAN_UNUSED_TOPIC,
+        RequestCode::DELETE_EXPIRED_COMMITLOG,
+    ] {
+        world.done(request(code, &[])).await;
+    }
+    world.readable("T", 0, 1).await;
+    let status = world.done(request(RequestCode::GET_BROKER_HA_STATUS, &[])).await;
+    let status: HaStatus = fastjson::decode(&status.body_bytes()).unwrap();
+    assert!(status.master && status.master_commit_log_max_offset > 0);
+    let epochs = request(RequestCode::GET_BROKER_EPOCH_CACHE, &[]);
+    world.refuses(vec![(epochs, ResponseCode::SYSTEM_ERROR, "controllerMode")]).await;
 }
 
 #[tokio::test]

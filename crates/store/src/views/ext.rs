@@ -57,12 +57,13 @@ pub struct ExtUnit {
 }
 
 impl ExtUnit {
-    fn len(&self) -> usize {
+    /// Returns the bytes that it takes on disk.
+    pub fn byte_len(&self) -> usize {
         UNIT_BYTES + self.bit_map.len()
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&(self.len() as i16).to_be_bytes());
+        out.extend_from_slice(&(self.byte_len() as i16).to_be_bytes());
         out.extend_from_slice(&self.tags_code.to_be_bytes());
         out.extend_from_slice(&self.stored_at.to_be_bytes());
         out.extend_from_slice(&(self.bit_map.len() as i16).to_be_bytes());
@@ -245,7 +246,7 @@ impl Extension {
     /// Adds a unit and returns its address; `None` if it is too long. For the dispatcher alone.
     pub(super) fn put(&self, unit: &ExtUnit) -> Option<i64> {
         let mut state = self.lock();
-        let len = unit.len();
+        let len = unit.byte_len();
         let is_too_long = len > UNIT_BYTES_MAX || len as u64 + END_BYTES > self.file_len;
         if is_too_long || state.is_removed {
             return None;

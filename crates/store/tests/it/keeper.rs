@@ -127,6 +127,24 @@ fn old_files_go_in_the_hour_of_deletion_and_the_newest_stays() {
 }
 
 #[test]
+fn old_files_go_at_once_when_an_administrator_says_so() {
+    let mut world = World::new();
+    world.options.delete_when = Vec::new();
+    let (store, _) = world.open();
+    append(&store, 600);
+    world.clock.advance(Duration::from_secs(80 * 3600));
+    world.pass(&store, 30);
+    assert_eq!(store.log_range().start, 0);
+    store.expire_now();
+    world.pass(&store, 30);
+    let newest = store.log_range().end / (16 << 10) * (16 << 10);
+    assert_eq!(store.log_range().start, newest);
+    let min = store.queue("T", 0).min_offset();
+    store.clean_views().expect("nothing is left to clean");
+    assert_eq!(store.queue("T", 0).min_offset(), min);
+}
+
+#[test]
 fn a_disk_over_its_last_mark_refuses_messages_until_there_is_room() {
     let world = World::new();
     let (store, _) = world.open();

@@ -56,3 +56,19 @@ pub struct GetAllTopicConfigResponse {
     /// Number of topics on all pages.
     pub total_topic_num: Option<i32>,
 }
+
+/// QUERY_CONSUME_QUEUE (Java: `QueryConsumeQueueRequestHeader`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct QueryConsumeQueue<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// Its queue.
+    pub queue_id: i32,
+    /// Offset of the first entry.
+    pub index: i64,
+    /// Most entries.
+    pub count: i32,
+    /// The group whose filter is looked at, if any.
+    pub consumer_group: Option<&'a str>,
+}

@@ -10,7 +10,10 @@ use wire::{
     code::{RequestCode, ResponseCode},
     fastjson,
     frame::Frame,
-    header::group::{GetBrokerConfigResponse, ViewStats},
+    header::{
+        group::{GetBrokerConfigResponse, ViewStats},
+        topic::QueryConsumeQueue,
+    },
 };
 
 use crate::v4::{
@@ -77,6 +80,47 @@ pub(crate) fn timer_metrics(broker: &Broker, request: &Frame) -> Answer {
         Refusal::new(ResponseCode::SYSTEM_ERROR, remark)
     })?;
     Ok(with_json(success(request), &*metrics))
+}
+
+/// CLEAN_EXPIRED_CONSUMEQUEUE.
+pub(crate) async fn clean_queues(broker: &Broker, request: &Frame) -> Answer {
+    broker.clean_expired_queues().await?;
+    Ok(success(request))
+}
+
+/// CLEAN_UNUSED_TOPIC.
+pub(crate) async fn clean_topics(broker: &Broker, request: &Frame) -> Answer {
+    broker.clean_unused_topics().await?;
+    Ok(success(request))
+}
+
+/// DELETE_EXPIRED_COMMITLOG.
+pub(crate) async fn delete_expired_log(broker: &Broker, request: &Frame) -> Answer {
+    broker.delete_expired_log().await;
+    Ok(success(request))
+}
+
+/// QUERY_CONSUME_QUEUE.
+pub(crate) async fn list_queue(broker: &Broker, request: &Frame) -> Answer {
+    let asked: QueryConsumeQueue<'_> = request.header()?;
+    let QueryConsumeQueue { topic, queue_id, index, count, consumer_group } = asked;
+    let listing = broker.list_queue(topic, queue_id, index, count, consumer_group).await?;
+    let response = success(request);
+    let response = match listing.queue_data {
+        Some(_) => response,
+        None => response.with_remark(format!("Index {index} of {queue_id}@{topic} is not exist!")),
+    };
+    Ok(with_json(response, &listing))
+}
+
+/// GET_BROKER_HA_STATUS.
+pub(crate) fn ha_status(broker: &Broker, request: &Frame) -> Answer {
+    Ok(with_json(success(request), &broker.ha_status()))
+}
+
+/// GET_BROKER_EPOCH_CACHE: there is no controller, so there are no epochs.
+pub(crate) fn epochs() -> Answer {
+    Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "this request only for controllerMode "))
 }
 
 /// Reads `key=value` lines; blank lines and comments are passed over. Clients send no continued lines and no escapes.
