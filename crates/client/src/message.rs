@@ -240,7 +240,11 @@ impl Message {
         self.body.len() + self.properties.len() + self.keys.len() + self.topic.len() + OVERHEAD
     }
 
-    pub(crate) fn check(&self, body_bytes_max: usize) -> Result<(), InvalidField> {
+    /// Checks what a send would refuse without asking anybody; a body may have at most `body_bytes_max` bytes.
+    ///
+    /// # Errors
+    /// The first [`InvalidField`], as the send would report it.
+    pub fn check(&self, body_bytes_max: usize) -> Result<(), InvalidField> {
         if let Some(fault) = &self.fault {
             return Err(InvalidField::clone(fault));
         }
