@@ -1,4 +1,4 @@
-//! Stock clients against a server: the Java client in several releases, the Go client, and `mqadmin`.
+//! Stock clients against a server: the Java client in several releases and what rides on it, the Go client, and `mqadmin`.
 //!
 //! Each suite gets a fresh server, ours unless `--server` names a release of the original, which is the oracle: a suite that
 //! does not pass there proves nothing. A suite prints a line per check and `N passed, N failed` at its end; one that fails is
@@ -21,8 +21,19 @@ use crate::server::{self, Deployment, Kind, Ports, quiet_logging};
 
 const PORTS: Ports = Ports { namesrv: 26_876, broker: 26_911 };
 const SUITE_LIMIT: Duration = Duration::from_secs(600);
-const SUITES: [&str; 7] =
-    ["java-4.2.0", "java-4.9.7", "java-5.5.0", "java-5.5.0-binary", "go", "mqadmin", "sql92"];
+const SUITES: [&str; 9] = [
+    "java-4.2.0",
+    "java-4.9.7",
+    "java-5.5.0",
+    "java-5.5.0-binary",
+    "logappender",
+    "openmessaging",
+    "go",
+    "mqadmin",
+    "sql92",
+];
+/// The release whose client log appenders and OpenMessaging ride on: the last that has the latter.
+const ADAPTERS: &str = "4.9.7";
 
 /// What the broker of a suite is told: half messages are asked for soon and as often as a slow client needs it, and what is
 /// ended is known before the original could ask for it.
@@ -81,6 +92,8 @@ fn run_suite(suite: &str, kind: &Kind) -> anyhow::Result<()> {
     let command = match suite {
         "go" => go()?,
         "mqadmin" => Command::new("true"),
+        "logappender" => adapter("LogAppenders", &home)?,
+        "openmessaging" => adapter("OpenMessaging", &home)?,
         java => java_suite(java, &home)?,
     };
     let mut servers = Deployment::start(kind, &home.join("servers"), PORTS, &BROKER)?;
@@ -103,6 +116,17 @@ fn java_suite(suite: &str, home: &Path) -> anyhow::Result<Command> {
         command.arg("-Dinterop.vip=true");
     }
     command.arg("Interop");
+    Ok(command)
+}
+
+fn adapter(program: &str, home: &Path) -> anyhow::Result<Command> {
+    let mut command = java::java(&java::adapters(ADAPTERS)?, home)?;
+    // a consumer that OpenMessaging pulls with looks for its queues once in 20 s otherwise
+    command.args(["-Xmx256m", "-Drocketmq.client.rebalance.waitInterval=1000"]);
+    // appenders encode text as the platform does
+    command.args(["-Dfile.encoding=UTF-8", program]);
+    // without it OpenMessaging asks an HTTP server where the name servers are
+    command.env("OMS_RMQ_DIRECT_NAME_SRV", "true");
     Ok(command)
 }
 

@@ -21,22 +21,30 @@ pub(crate) enum Part {
     Client,
     /// Name server, broker and `mqadmin`.
     Server,
+    /// The client and what rides on it: log appenders, OpenMessaging.
+    Adapters,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Client => "client",
+            Part::Server => "server",
+            Part::Adapters => "adapters",
+        }
+    }
 }
 
 /// The folder with the jars of a release, fetched when it is not there yet.
 pub(crate) fn jars(part: Part, version: &str) -> anyhow::Result<PathBuf> {
-    let name = match part {
-        Part::Client => "client",
-        Part::Server => "server",
-    };
-    let folder = scratch().join(format!("{name}-{version}"));
+    let folder = scratch().join(format!("{}-{version}", part.name()));
     if folder.join(".complete").exists() {
         return Ok(folder);
     }
     let mut maven = Command::new("mvn");
     maven.args(["-q", "-B", "-f"]).arg(root().join("interop/java/pom.xml"));
-    if part == Part::Server {
-        maven.arg("-Pserver");
+    if part != Part::Client {
+        maven.arg(format!("-P{}", part.name()));
     }
     maven.arg(format!("-Drocketmq={version}")).arg(DEPENDENCY_PLUGIN);
     maven.arg("-DincludeScope=runtime").arg(format!("-DoutputDirectory={}", folder.display()));
@@ -51,24 +59,37 @@ pub(crate) fn class_path(version: &str) -> anyhow::Result<String> {
     Ok(format!("{}:{}/*", classes(version).display(), jars.display()))
 }
 
-fn classes(version: &str) -> PathBuf {
-    scratch().join(format!("classes-{version}"))
+fn classes(name: &str) -> PathBuf {
+    scratch().join(format!("classes-{name}"))
 }
 
 /// Compiles our programs against the client of a release and returns the class path to run them.
 pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
-    let classes = classes(version);
-    fs::create_dir_all(&classes)?;
-    let class_path = class_path(version)?;
-    let sources = root().join("interop/java/src");
     // 4.2.0 has no lite pull consumer, transaction listeners, requests and traces; timers came with 5.0
     let names: &[&str] = match version {
         "4.2.0" => &["Interop"],
         "4.9.7" => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Ledger"],
         _ => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Timers", "Ledger"],
     };
+    compile(names, &classes(version), class_path(version)?)
+}
+
+/// Compiles our programs against what rides on the client of a release and returns the class path to run them.
+pub(crate) fn adapters(version: &str) -> anyhow::Result<String> {
+    let jars = jars(Part::Adapters, version)?;
+    let classes = classes("adapters");
+    let class_path = format!("{}:{}/*", classes.display(), jars.display());
+    compile(&["Interop", "LogAppenders", "OpenMessaging"], &classes, class_path)
+}
+
+fn compile(names: &[&str], classes: &Path, class_path: String) -> anyhow::Result<String> {
+    fs::create_dir_all(classes)?;
+    let sources = root().join("interop/java/src");
     let mut javac = Command::new("javac");
-    javac.args(["-nowarn", "-Xlint:none", "-d"]).arg(&classes).args(["-cp", &class_path]);
+    javac
+        .args(["-nowarn", "-Xlint:none", "-proc:none", "-d"])
+        .arg(classes)
+        .args(["-cp", &class_path]);
     run(javac.args(names.iter().map(|name| sources.join(format!("{name}.java")))))?;
     Ok(class_path)
 }

@@ -28,7 +28,8 @@ usage: cargo xtask <task>
   handover [ROUND]...            pass a store between the original's broker and ours, in both directions
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
-                                 java-5.5.0-binary go mqadmin sql92; all of them unless named
+                                 java-5.5.0-binary logappender openmessaging go mqadmin sql92; all of them
+                                 unless named
   scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...
                                  play scenarios/ in virtual time, on our binary and on the original; --bless writes
                                  the outcomes of virtual time into the files

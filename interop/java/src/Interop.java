@@ -100,6 +100,10 @@ public final class Interop {
         if (Boolean.getBoolean("interop.restart")) {
             check(only, "offsets over the server's restart", () -> offsets(true));
         }
+        finish();
+    }
+
+    static void finish() {
         producer.shutdown();
         System.out.println(passed + " passed, " + failed + " failed");
         System.exit(failed == 0 ? 0 : 1);
