@@ -50,28 +50,33 @@ pub struct Client(pub(crate) Arc<Core>);
 
 impl Client {
     /// Begins to build a client that asks these name servers, each `HOST:PORT` or several with `;` between.
+    ///
+    /// A host is an address or a name, which is resolved at each new connection, within 3 s; up to 4 of its addresses are
+    /// tried. The servers are asked one after the other, beginning with the one that answered last.
     pub fn builder(name_servers: impl IntoIterator<Item = impl AsRef<str>>) -> ClientBuilder {
         ClientBuilder::new(name_servers)
     }
 
-    /// Begins to build a producer in `group`.
+    /// Begins to build a producer in `group`, 1 to 120 letters, digits and `%|_-`. A client has one of each group.
     ///
     /// The group matters to transactions only: any producer of it may be asked how one ended.
     pub fn producer(&self, group: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(self.0.clone(), group.into())
     }
 
-    /// Begins to build a consumer in `group` to whose handler messages are brought.
+    /// Begins to build a consumer in `group` to whose handler messages are brought. A client has one consumer of each
+    /// group, named as groups of producers are.
     pub fn push_consumer(&self, group: impl Into<String>) -> PushConsumerBuilder {
         PushConsumerBuilder::new(self.0.clone(), group.into())
     }
 
-    /// Begins to build a consumer in `group` that asks for messages when it wants them.
+    /// Begins to build a consumer in `group` that asks for messages when it wants them. A client has one consumer of each
+    /// group that has subscriptions.
     pub fn pull_consumer(&self, group: impl Into<String>) -> PullConsumerBuilder {
         PullConsumerBuilder::new(self.0.clone(), group.into())
     }
 
-    /// Returns the id under which brokers know this client.
+    /// Returns the id under which brokers know this client, and show it: `ADDRESS@INSTANCE`.
     pub fn id(&self) -> &str {
         &self.0.id
     }

@@ -48,9 +48,11 @@ impl ClientBuilder {
         builder
     }
 
-    /// Names this client apart from others of its host (Java: `instanceName`). By default its process and a number.
+    /// Names this client apart from others of its host (Java: `instanceName`): 1 to 512 bytes without control characters,
+    /// `/`, `\` and `@`, and without a `.` at its beginning. By default its process and a random number.
     ///
-    /// Broadcast consumers keep their offsets under this name, so they need one that stays.
+    /// Broadcast consumers keep their offsets under this name, or under `DEFAULT` if none is set: two of one group that run
+    /// in one home directory need names that differ, and that stay.
     #[must_use]
     pub fn instance_name(mut self, name: impl Into<String>) -> ClientBuilder {
         let name = name.into();
@@ -75,15 +77,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how often routes are asked for again; 30 s by default (Java: `pollNameServerInterval`).
+    /// Sets how often routes are asked for again, at least 10 ms; 30 s by default (Java: `pollNameServerInterval`). So long
+    /// may it take until a new broker, or a topic's new queue, is used; a route that proves wrong is asked for at once.
     #[must_use]
     pub fn poll_name_server_interval(mut self, interval: Duration) -> ClientBuilder {
         self.poll_name_server_interval = self.interval("poll_name_server_interval", interval);
         self
     }
 
-    /// Sets how often brokers hear of this client; 30 s by default (Java: `heartbeatBrokerInterval`). A broker forgets
-    /// who is silent for two minutes.
+    /// Sets how often brokers hear of this client, 10 ms to 100 s; 30 s by default (Java: `heartbeatBrokerInterval`). A
+    /// broker forgets who is silent for two minutes.
     #[must_use]
     pub fn heartbeat_broker_interval(mut self, interval: Duration) -> ClientBuilder {
         self.heartbeat_broker_interval = self.interval("heartbeat_broker_interval", interval);
@@ -98,14 +101,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long requests other than sends and pulls may take; 3 s by default (Java: `mqClientApiTimeout`).
+    /// Sets how long requests other than sends and pulls may take, at least 10 ms; 3 s by default (Java:
+    /// `mqClientApiTimeout`).
     #[must_use]
     pub fn mq_client_api_timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.mq_client_api_timeout = self.interval("mq_client_api_timeout", timeout);
         self
     }
 
-    /// Sets how many bytes a received body may have once it is uncompressed; 64 MiB by default.
+    /// Sets how many bytes a received body may have once it is uncompressed; 64 MiB by default. One that has more is
+    /// delivered as it came ([`ReceivedMessage::is_compressed`](crate::ReceivedMessage::is_compressed)).
     #[must_use]
     pub fn message_bytes_max(mut self, bytes: usize) -> ClientBuilder {
         self.message_bytes_max = bytes;

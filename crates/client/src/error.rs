@@ -136,8 +136,9 @@ pub enum SendError {
         /// How the last attempt ended.
         last: RequestError,
     },
-    /// An attempt went unanswered, and none was acknowledged: it may be stored. Sending it again may make a duplicate,
-    /// which consumers can tell by its unique key only if the same [`Message`](crate::Message) is sent.
+    /// An attempt went unanswered, and none was acknowledged: it may be stored. Sending a copy again may make a duplicate
+    /// under another unique key: consumers can tell the two by a key of the application's own
+    /// ([`Message::key`](crate::Message::key)). What a [`BatchError`] returns keeps its unique keys.
     #[error("may be stored or not after {attempts} attempts; the last error: {last}")]
     Unconfirmed {
         /// How often it was tried.
@@ -154,12 +155,13 @@ pub enum SendError {
 #[derive(Debug, thiserror::Error)]
 #[error("{} messages were stored; the next {in_doubt} failed, and {} were not tried: {error}", stored.len(), unsent.len())]
 pub struct BatchError {
-    /// Receipts of the messages that were stored: the first ones of the batch, in order.
+    /// Receipts of the messages that were stored: the first ones of the batch, in order. Do not send these again.
     pub stored: Vec<crate::SendReceipt>,
     /// How many of the messages behind those shared the request that failed, and with it the `error`.
     pub in_doubt: usize,
-    /// The messages that are not stored for sure, or may not be, in order: `in_doubt` ones of the failed request, then
-    /// those that were never tried.
+    /// The messages that are not acknowledged, in order: `in_doubt` ones of the failed request, then those that were never
+    /// tried. The former may be stored if the `error` is [`SendError::Unconfirmed`]; they keep their unique keys when they
+    /// are sent again.
     pub unsent: Vec<crate::Message>,
     /// Why the first of `unsent` is not acknowledged.
     pub error: SendError,
@@ -168,10 +170,11 @@ pub struct BatchError {
 /// Why a request ([`Producer::request`](crate::Producer::request)) has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// The request itself was not sent, or nobody knows.
+    /// The request itself was not sent, or nobody knows: see [`SendError`].
     #[error(transparent)]
     Send(#[from] SendError),
-    /// It was stored, and no reply came in time: who consumes it is slow or away.
+    /// It was stored, and no reply came in time: who consumes it is slow or away, and may still act on it. Ask again only if
+    /// being asked twice does no harm.
     #[error("the request is stored, but no reply came within {0:?}")]
     Timeout(std::time::Duration),
 }
@@ -179,16 +182,17 @@ pub enum ReplyError {
 /// Why a consumer could not do what was asked of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsumeError {
-    /// A setting or an argument is not as it must be.
+    /// A setting or an argument is not as it must be. Nothing was done.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
-    /// It is not known where the queues are.
+    /// It is not known where the queues are. The same call may succeed once the topic, or the name servers, are there.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A server did not do it.
+    /// A server did not do it. Offsets may be asked for and committed again without harm.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The file of a broadcast consumer's offsets cannot be read or written.
+    /// The file of a broadcast consumer's offsets cannot be read or written: put the file right, or choose another place
+    /// (`local_offset_store_dir`).
     #[error("the offsets in `{path}` cannot be kept: {reason}")]
     OffsetFile {
         /// The file.

@@ -52,6 +52,45 @@
 //! [`PushConsumerBuilder::start_orderly`] keeps the order of each queue; [`PullConsumer`] leaves it to the application
 //! when to ask and what to commit.
 //!
+//! # Ask for messages
+//!
+//! A [`PullConsumer`] has messages only when it polls. It shares the queues of its subscriptions with its group, or reads
+//! those that it is assigned from where it likes, by offset or by time. What it has polled is committed by the polls
+//! that follow, or by [`PullConsumer::commit`] alone ([`PullConsumerBuilder::auto_commit`]).
+//!
+//! # When something fails
+//!
+//! An error says what to do next. [`InvalidField`] names a setting or a part of a message to correct; whatever
+//! holds one has done nothing. [`RouteError`] is about a topic that is not there, or about name servers. [`RequestError`]
+//! tells apart a server that was not asked, one that may have acted, and one that refused. Errors of sends also say
+//! whether there would be a duplicate if the same were sent again:
+//!
+//! ```no_run
+//! # async fn example(producer: apogee_client::Producer, order: apogee_client::Message) {
+//! use apogee_client::SendError;
+//!
+//! match producer.send(order.clone()).await {
+//!     Ok(receipt) => println!("stored as {}", receipt.offset_id),
+//!     Err(SendError::Invalid(fault)) => panic!("a mistake in this program: {fault}"),
+//!     Err(error @ (SendError::Route(_) | SendError::NotStored { .. } | SendError::Closed)) => {
+//!         println!("{error}: `order` can be sent again later, and will be there once");
+//!     }
+//!     Err(error @ SendError::Unconfirmed { .. }) => {
+//!         println!("{error}: sent again, it may be there twice");
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! Consumers go on by themselves: what fails in the background (heartbeats, pulls, commits) is tried again, and is an event
+//! of `tracing`, of the level `WARN`.
+//!
+//! # Stop
+//!
+//! [`Producer::shutdown`] waits for what is under way; [`PushConsumer::shutdown`] waits for handlers and keeps the progress.
+//! Who only drops them loses nothing that was acknowledged, but consumes some messages again. The client ends with
+//! the last clone, producer and consumer.
+//!
 //! # What it leaves to others
 //!
 //! TLS and access control, LZ4 and ZSTD, message traces and POP are not in it.

@@ -102,7 +102,8 @@ impl Message {
         }
     }
 
-    /// Sets the tag, by which consumers choose. One tag a message; the last one set counts.
+    /// Sets the tag, by which consumers choose: not empty, without outer blanks and `||`. A message has
+    /// one: the last one set counts.
     #[must_use]
     pub fn tag(mut self, tag: impl AsRef<str>) -> Message {
         let tag = tag.as_ref();
@@ -131,7 +132,9 @@ impl Message {
         self
     }
 
-    /// Sets a property of the application's own, by which SQL92 filters choose. All of them together have at most 31 KiB.
+    /// Sets a property of the application's own, by which SQL92 filters choose. Neither name nor value is empty or has one of
+    /// the characters U+0001 and U+0002, and the name is none of RocketMQ's own. All of a message's properties, its tag and
+    /// its keys have at most 31,743 bytes together.
     #[must_use]
     pub fn property(mut self, property: impl AsRef<str>, value: impl AsRef<str>) -> Message {
         let (property, value) = (property.as_ref(), value.as_ref());
@@ -156,7 +159,8 @@ impl Message {
         self
     }
 
-    /// Delivers it after the time of a delay level of the broker: 1 to 18 by default, 1 s to 2 h.
+    /// Delivers it after the time of a delay level of the broker: 1 to 18 by default, 1 s to 2 h. A level that the broker does
+    /// not have is taken for its last one.
     #[must_use]
     pub fn delay_level(mut self, level: u8) -> Message {
         if level == 0 {
@@ -166,7 +170,8 @@ impl Message {
         self
     }
 
-    /// Delivers it after `delay`, to the millisecond, at most 3 days ahead by a broker's default.
+    /// Delivers it after `delay`: sent in milliseconds, and kept to a second or so late by a broker's default. One that is
+    /// more than 3 days (`timerMaxDelaySec`) is refused. What is sent so can be [`recalled`](crate::Producer::recall).
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Message {
         self.later(
@@ -177,14 +182,15 @@ impl Message {
         self
     }
 
-    /// Delivers it at a time, in ms since the epoch, at most 3 days ahead by a broker's default.
+    /// Delivers it at a time, in ms since the epoch, with the precision and the bound of [`Message::delay`]. A time that is
+    /// over means at once.
     #[must_use]
     pub fn deliver_at(mut self, epoch_ms: u64) -> Message {
         self.later("deliver_at", name::TIMER_DELIVER_MS, epoch_ms);
         self
     }
 
-    /// Sets the application's own flag, which the broker carries along.
+    /// Sets the application's own flag, any number, which the broker carries along; 0 by default.
     #[must_use]
     pub fn flag(mut self, flag: i32) -> Message {
         self.flag = flag;
@@ -192,7 +198,8 @@ impl Message {
     }
 
     /// Sets whether the broker answers only when the message is as safe as it is configured to make messages
-    /// (`SYNC_FLUSH`, `SYNC_MASTER`); true by default.
+    /// (`SYNC_FLUSH`, `SYNC_MASTER`); true by default. Without, a receipt says
+    /// [`SendOk`](crate::SendStatus::SendOk) of a message that a power cut may still take.
     #[must_use]
     pub fn wait_store_ok(mut self, wait: bool) -> Message {
         self.wait_store_ok = wait;
@@ -437,7 +444,8 @@ impl ReceivedMessage {
         self.property(name::UNIQ_KEY)
     }
 
-    /// Returns the id of this copy: where it lies at which broker.
+    /// Returns the id of this copy: where it lies at which broker, in 32 hexadecimal digits (56 with IPv6). Tools find the
+    /// message by it as long as the broker has its address.
     pub fn offset_id(&self) -> String {
         wire::id::OffsetId { host: self.store_host, log_offset: self.log_offset }.to_string()
     }
@@ -447,7 +455,7 @@ impl ReceivedMessage {
         &self.queue
     }
 
-    /// Returns its place in its queue.
+    /// Returns its place in its queue, counted from 0.
     pub fn queue_offset(&self) -> i64 {
         self.queue_offset
     }
@@ -456,7 +464,7 @@ impl ReceivedMessage {
         self.log_offset
     }
 
-    /// Returns how often consumers of the group have failed at it before.
+    /// Returns how often consumers of the group have failed at it before, 0 at first.
     pub fn reconsume_times(&self) -> u32 {
         self.reconsume_times
     }
@@ -481,10 +489,30 @@ impl ReceivedMessage {
         self.born_host
     }
 
-    /// Makes the reply to a request ([`Producer::request`](crate::Producer::request)); any producer may send it.
+    /// Makes the reply to a request ([`Producer::request`](crate::Producer::request)); any producer may send it, as any
+    /// message, and the requester's client is handed its body and its properties.
     ///
     /// # Errors
-    /// `message` is no request: it does not say who waits for a reply.
+    /// This is no request: it does not say who waits for a reply.
+    ///
+    /// ```no_run
+    /// # async fn example(client: apogee_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use apogee_client::{Consumed, Filter};
+    /// let producer = client.producer("answers").build()?;
+    /// let consumer = client.push_consumer("clerks").subscribe("questions", Filter::all()).start(move |question| {
+    ///     let producer = producer.clone();
+    ///     async move {
+    ///         let Ok(answer) = question.reply("42") else { return Consumed::DeadLetter };
+    ///         match producer.send(answer).await {
+    ///             Ok(_) => Consumed::Done,
+    ///             Err(_) => Consumed::Retry,
+    ///         }
+    ///     }
+    /// });
+    /// let consumer = consumer.await?;
+    /// # drop(consumer);
+    /// # Ok(()) }
+    /// ```
     pub fn reply(&self, body: impl Into<Bytes>) -> Result<Message, InvalidField> {
         let get = |property: &'static str| {
             let reason = || "the message is no request, so nobody waits for a reply";

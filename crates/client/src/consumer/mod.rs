@@ -70,13 +70,13 @@ impl Filter {
         Filter { expression: SubscriptionData::ALL.to_owned(), kind: SubscriptionData::TAG }
     }
 
-    /// Those with one of these tags: `TagA || TagB`.
+    /// Those with one of these tags: `TagA || TagB`; all for `*` and for an empty text.
     pub fn tags(expression: impl Into<String>) -> Filter {
         Filter { expression: expression.into(), kind: SubscriptionData::TAG }
     }
 
     /// Those whose properties meet a condition: `price > 10 AND shop = 'berlin'`. The broker must allow it
-    /// (`enablePropertyFilter`).
+    /// (`enablePropertyFilter`). An empty condition is refused when the consumer starts.
     pub fn sql92(condition: impl Into<String>) -> Filter {
         Filter { expression: condition.into(), kind: SubscriptionData::SQL92 }
     }
@@ -102,7 +102,7 @@ pub enum MessageModel {
     /// One of its members.
     #[default]
     Clustering,
-    /// Each of its members; there is no retry.
+    /// Each of its members, which keeps its progress in a file of its own; there is no retry.
     Broadcasting,
 }
 

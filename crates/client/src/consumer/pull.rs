@@ -83,7 +83,8 @@ impl PullConsumerBuilder {
         self
     }
 
-    /// Sets how many messages one poll brings at most, 1 to 1024; 32 by default (Java: `pullBatchSize`).
+    /// Sets how many messages one poll brings at most, 1 to 1024; 32 by default (Java: `pullBatchSize`). A broker may allow
+    /// fewer.
     #[must_use]
     pub fn pull_batch_size(mut self, messages: usize) -> PullConsumerBuilder {
         self.setup.pull_batch_size = self.setup.bound("pull_batch_size", messages, 1, 1024) as u32;
@@ -138,6 +139,9 @@ impl PullConsumerBuilder {
 }
 
 /// A consumer that asks for messages ([`PullConsumer::poll`]).
+///
+/// Dropping it commits nothing, and its group's other members wait for its queues until brokers miss its heartbeats: see
+/// [`PullConsumer::shutdown`].
 ///
 /// ```no_run
 /// # async fn example(client: apogee_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -198,10 +202,26 @@ struct State {
 }
 
 impl PullConsumer {
-    /// Has the consumer read these queues, and no others, each from the group's progress in it.
+    /// Has the consumer read these queues, and no others, each from the group's progress in it, or where
+    /// [`PullConsumer::seek`] says.
     ///
     /// # Errors
     /// The consumer has subscriptions, so its queues are shared out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: apogee_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let mut consumer = client.pull_consumer("auditors").auto_commit(None).start().await?;
+    /// let queues = consumer.queues("orders").await?;
+    /// consumer.assign(queues.clone())?;
+    /// for queue in &queues {
+    ///     let yesterday = consumer.offset_for_time(queue, 1_795_392_000_000).await?;
+    ///     consumer.seek(queue, yesterday)?;
+    /// }
+    /// let orders = consumer.poll(Duration::from_secs(5)).await?;
+    /// # drop(orders);
+    /// # Ok(()) }
+    /// ```
     pub fn assign(
         &mut self,
         queues: impl IntoIterator<Item = MessageQueue>,
@@ -273,10 +293,11 @@ impl PullConsumer {
         }
     }
 
-    /// Goes on at `offset` in a queue of this consumer. An offset that is not there is put right by the next poll.
+    /// Goes on at `offset`, counted from 0, in a queue of this consumer. An offset that is not there is put right by the next
+    /// poll. The next commit makes it the group's progress.
     ///
     /// # Errors
-    /// The queue is not this consumer's now.
+    /// The queue is not this consumer's now, or the offset is negative.
     pub fn seek(&mut self, queue: &MessageQueue, offset: i64) -> Result<(), ConsumeError> {
         if offset < 0 {
             return Err(InvalidField::new("offset", offset, "offsets count from 0").into());
@@ -312,7 +333,7 @@ impl PullConsumer {
         self.shared.member.end_of(queue).await
     }
 
-    /// Returns the offset of the first message that was stored at `epoch_ms` or later.
+    /// Returns the offset of the first message that was stored at `epoch_ms` or later, in ms since the epoch.
     ///
     /// # Errors
     /// Its broker cannot be asked.

@@ -93,7 +93,7 @@ impl PushConsumerBuilder {
         }
     }
 
-    /// Subscribes to a topic; may be called for several.
+    /// Subscribes to a topic; may be called for several. Of a topic that is named twice, the last filter counts.
     #[must_use]
     pub fn subscribe(mut self, topic: impl AsRef<str>, filter: Filter) -> PushConsumerBuilder {
         self.setup.subscribe(topic.as_ref(), &filter);
@@ -169,16 +169,16 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// Sets how often a message may fail before it becomes a dead letter. By default as the group's configuration says,
-    /// 16; without end for handlers in order.
+    /// Sets how often a message may fail before it becomes a dead letter, in the topic `%DLQ%` and the group's name. By
+    /// default as the group's configuration says, 16; without end for handlers in order.
     #[must_use]
     pub fn max_reconsume_times(mut self, times: u32) -> PushConsumerBuilder {
         self.options.max_reconsume_times = Some(times);
         self
     }
 
-    /// Sets how long a handler may take, 15 min by default; then it is dropped where it waits, and its messages are
-    /// tried again.
+    /// Sets how long a handler may take, 15 min by default; then it is dropped where it waits (`.await`), and its messages are
+    /// tried again. One that blocks its thread is not stopped by this.
     #[must_use]
     pub fn consume_timeout(mut self, timeout: Duration) -> PushConsumerBuilder {
         self.options.consume_timeout = timeout;
@@ -192,8 +192,8 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// Sets how often progress is kept, 5 s by default (Java: `persistConsumerOffsetInterval`): what is handled in
-    /// between is handled again after a crash.
+    /// Sets how often progress is kept, at least every 10 ms, every 5 s by default (Java: `persistConsumerOffsetInterval`):
+    /// what is handled in between is handled again after a crash.
     #[must_use]
     pub fn persist_consumer_offset_interval(mut self, interval: Duration) -> PushConsumerBuilder {
         self.options.persist_interval = interval.max(Duration::from_millis(10));
@@ -215,9 +215,10 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// Starts to consume, one message a call, in no order.
+    /// Starts to consume, one message a call, in no order. An example stands in the [crate's guide](crate#consume).
     ///
-    /// A handler that panics counts as one that asks for another try.
+    /// The handler runs on tokio's threads: what blocks or computes for long belongs into `spawn_blocking`. One that panics
+    /// counts as one that asks for another try.
     ///
     /// # Errors
     /// A setting cannot be, there is no subscription, or the group is taken in this client. That nobody is there to be
@@ -243,10 +244,24 @@ impl PushConsumerBuilder {
     }
 
     /// Starts to consume in order: a queue is consumed by one member, which has locked it at the broker, one call after
-    /// the other.
+    /// the other, up to `consume_message_batch_max_size` messages each. What fails holds up its queue, and no other.
     ///
     /// # Errors
     /// As [`PushConsumerBuilder::start`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: apogee_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use apogee_client::{Filter, Ordered};
+    /// let consumer = client.push_consumer("ledger").subscribe("accounts", Filter::all()).start_orderly(|entries| async move {
+    ///     for entry in entries {
+    ///         println!("{} of queue {}", entry.queue_offset(), entry.queue().queue_id);
+    ///     }
+    ///     Ordered::Done
+    /// });
+    /// let consumer = consumer.await?;
+    /// # drop(consumer);
+    /// # Ok(()) }
+    /// ```
     pub async fn start_orderly<F, R>(self, handler: F) -> Result<PushConsumer, ConsumeError>
     where
         F: Fn(Vec<ReceivedMessage>) -> R + Send + Sync + 'static,
@@ -307,7 +322,8 @@ impl PushConsumerBuilder {
 pub struct PushConsumer(Arc<Shared>);
 
 impl PushConsumer {
-    /// Stops pulling, waits for the handlers that run, keeps the progress and leaves the group.
+    /// Stops pulling, waits for the handlers that run, up to [`PushConsumerBuilder::await_termination_when_shutdown`], keeps
+    /// the progress and leaves the group, whose other members take over at once.
     ///
     /// # Errors
     /// Progress could not be kept everywhere: some of what was handled will be handled again.
@@ -344,7 +360,7 @@ impl PushConsumer {
         self.0.resumed.notify_waiters();
     }
 
-    /// Returns the queues that are this member's now.
+    /// Returns the queues that are this member's now, those of its retry topic among them; they change as members come and go.
     pub fn queues(&self) -> Vec<MessageQueue> {
         self.0.queues().keys().cloned().collect()
     }

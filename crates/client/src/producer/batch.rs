@@ -19,11 +19,27 @@ const MESSAGES_MAX: usize = 4096;
 const ITEM_BYTES: usize = 22;
 
 impl Producer {
-    /// Sends messages of one topic in as few requests as `batch_bytes_max` allows, and returns a receipt for each, in
-    /// order. The messages of one request lie together in one queue and are stored all or none.
+    /// Sends messages in as few requests as [`batch_bytes_max`](super::ProducerBuilder::batch_bytes_max) allows, and returns
+    /// a receipt for each, in order. The messages of one request lie together in one queue and are stored all or none.
+    ///
+    /// They have one topic, one sharding key or none, and one `wait_store_ok`; none has a delay or is a reply.
     ///
     /// # Errors
     /// [`BatchError`] says which are stored, which are in doubt and which were not tried, and returns the latter two.
+    ///
+    /// ```no_run
+    /// # async fn example(producer: apogee_client::Producer) {
+    /// use apogee_client::{Message, SendError};
+    /// let orders = (0..1000).map(|number| Message::new("orders", format!("order {number}")));
+    /// if let Err(failure) = producer.send_batch(orders.collect()).await {
+    ///     println!("{} are stored; {}", failure.stored.len(), failure.error);
+    ///     if !matches!(failure.error, SendError::Unconfirmed { .. }) {
+    ///         // None of the others is stored: this makes no duplicate.
+    ///         let _again = producer.send_batch(failure.unsent).await;
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub async fn send_batch(&self, messages: Vec<Message>) -> Result<Vec<SendReceipt>, BatchError> {
         let mut stored = Vec::with_capacity(messages.len());
         if let Err(error) = self.check_batch(&messages) {

@@ -82,7 +82,8 @@ impl ProducerBuilder {
         }
     }
 
-    /// Sets how long a send may take with all its attempts; 3 s by default (Java: `sendMsgTimeout`).
+    /// Sets how long a send may take with all its attempts, more than 0; 3 s by default (Java: `sendMsgTimeout`). The wait
+    /// for room ([`ProducerBuilder::buffer_bytes_max`]) is not part of it.
     #[must_use]
     pub fn send_msg_timeout(mut self, timeout: Duration) -> ProducerBuilder {
         if timeout.is_zero() {
@@ -93,7 +94,8 @@ impl ProducerBuilder {
     }
 
     /// Sets how often a failed send is tried again at another broker; 2 by default (Java:
-    /// `retryTimesWhenSendFailed`). With 0, an answer that is lost never makes a duplicate.
+    /// `retryTimesWhenSendFailed`). With 0, an answer that is lost never makes a duplicate. A send to one queue, chosen or by
+    /// sharding key, is never tried again, for the order's sake.
     #[must_use]
     pub fn retry_times_when_send_failed(mut self, times: u32) -> ProducerBuilder {
         self.retry_times_when_send_failed = times;
@@ -108,7 +110,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets how hard zlib tries, 1 fast to 9 small; 5 by default.
+    /// Sets how hard zlib tries, 1 fast to 9 small; 5 by default. Batches are not compressed.
     #[must_use]
     pub fn compress_level(mut self, level: u32) -> ProducerBuilder {
         if !(1..=9).contains(&level) {
@@ -118,7 +120,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets how long a body may be; 4 MiB by default, as brokers take (Java: `maxMessageSize`).
+    /// Sets how long a body may be before it is compressed, 1 byte to 15 MiB; 4 MiB by default, as brokers take (Java:
+    /// `maxMessageSize`).
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> ProducerBuilder {
         const BYTES_MAX: usize = 15 * 1024 * 1024;
@@ -129,14 +132,16 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets how many bytes one request of a batch may have; 1 MiB by default. Longer batches are split.
+    /// Sets how many bytes one request of a batch may have; 1 MiB by default. Longer batches are split, and those of more
+    /// than 4096 messages. A message that alone is longer goes alone; a broker refuses what exceeds its own
+    /// `maxMessageSize`.
     #[must_use]
     pub fn batch_bytes_max(mut self, bytes: usize) -> ProducerBuilder {
         self.batch_bytes_max = bytes;
         self
     }
 
-    /// Sets how many bytes of messages may be under way before senders wait; 64 MiB by default. A message counts with
+    /// Sets how many bytes of messages may be under way before senders wait, 1 byte to 4 GiB; 64 MiB by default. A message counts with
     /// its parts and 512 bytes; one that alone is more waits until it is alone.
     #[must_use]
     pub fn buffer_bytes_max(mut self, bytes: usize) -> ProducerBuilder {
@@ -158,7 +163,8 @@ impl ProducerBuilder {
     /// Builds the producer, and tells brokers of it as soon as it has to do with them.
     ///
     /// # Errors
-    /// [`InvalidField`] names the first setting that cannot be; `group` if the client has a producer of that group.
+    /// [`InvalidField`] names the first setting that cannot be; `group` if the client has a producer of that group: clone
+    /// that one.
     pub fn build(mut self) -> Result<Producer, InvalidField> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -183,6 +189,8 @@ impl ProducerBuilder {
 }
 
 /// Sends messages; cheap to clone, all clones are one.
+///
+/// Dropping the last clone leaves what [`Producer::submit`] has under way to its receipts: see [`Producer::shutdown`].
 #[derive(Clone)]
 pub struct Producer(Arc<Shared>);
 
@@ -218,9 +226,9 @@ pub struct SendReceipt {
     pub unique_key: String,
     /// Id of the stored copy; of one in a batch, its own.
     pub offset_id: String,
-    /// The queue.
+    /// The queue, which a message with a delay comes into when its time has come.
     pub queue: Arc<MessageQueue>,
-    /// Its place in the queue.
+    /// Its place in the queue, counted from 0; of a message with a delay, its place among those that wait.
     pub queue_offset: i64,
     /// What [`Producer::recall`] cancels a message by that has a time of its own.
     pub recall_handle: Option<String>,
@@ -250,6 +258,8 @@ struct Parcel {
 
 impl Producer {
     /// Sends a message and waits until a broker has stored it.
+    ///
+    /// Dropping the future gives up further attempts, and the knowledge of whether the message is stored.
     ///
     /// # Errors
     /// See [`SendError`]; only [`SendError::Unconfirmed`] leaves it open whether the message is stored.
@@ -352,7 +362,8 @@ impl Producer {
         Ok(answer.ext.get("msgId").unwrap_or(&handle.unique_key).to_owned())
     }
 
-    /// Waits for what is under way, says goodbye to the brokers and refuses further sends.
+    /// Refuses further sends ([`SendError::Closed`]), waits for what is under way, up to
+    /// [`ProducerBuilder::send_msg_timeout`], and says goodbye to the brokers.
     pub async fn shutdown(&self) {
         let shared = &self.0;
         shared.closed.store(true, Relaxed);

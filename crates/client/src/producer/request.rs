@@ -16,10 +16,20 @@ use crate::{
 use super::Producer;
 
 impl Producer {
-    /// Sends a message and waits up to `timeout` for the reply of whoever consumes it.
+    /// Sends a message and waits up to `timeout`, which the send is part of, for the reply of whoever consumes it
+    /// ([`ReceivedMessage::reply`]). Dropping the future waits no longer.
     ///
     /// # Errors
-    /// [`ReplyError::Timeout`] if the message was stored and no reply came.
+    /// [`ReplyError::Timeout`] if the message was stored and no reply came: it may still be consumed.
+    ///
+    /// ```no_run
+    /// # async fn example(producer: apogee_client::Producer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use apogee_client::Message;
+    /// let question = Message::new("questions", "what do you get if you multiply six by nine?");
+    /// let answer = producer.request(question, std::time::Duration::from_secs(3)).await?;
+    /// println!("{:?}", answer.body());
+    /// # Ok(()) }
+    /// ```
     pub async fn request(
         &self,
         mut message: Message,

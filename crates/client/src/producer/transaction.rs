@@ -37,7 +37,8 @@ pub enum Resolution {
     Commit,
     /// The message is dropped.
     Rollback,
-    /// It has not ended yet; the broker asks again later, up to 15 times by default.
+    /// It has not ended yet; the broker asks again later, up to 15 times by default (`transactionCheckMax`), and then lays
+    /// the message aside, in `TRANS_CHECK_MAX_TIME_TOPIC`.
     Unknown,
 }
 
@@ -53,7 +54,7 @@ impl Resolution {
 
 impl ProducerBuilder {
     /// Sets what says how a transaction of this group ended, when a broker asks: about any message of the group, also
-    /// one of a producer that is gone. At most 64 checks are under way at once.
+    /// one of a producer that is gone. At most 64 checks are under way at once; about others the broker asks again.
     #[must_use]
     pub fn transaction_checker<F, R>(mut self, check: F) -> ProducerBuilder
     where
@@ -127,7 +128,8 @@ impl Transaction {
     /// Delivers the message.
     ///
     /// # Errors
-    /// Whatever the error, the broker asks later how the transaction ended: the checker must know.
+    /// Whatever the error, the broker asks later how the transaction ended: the checker must know, so nothing is to be done
+    /// about it here.
     pub async fn commit(self) -> Result<(), SendError> {
         self.end(Resolution::Commit).await
     }
