@@ -9,11 +9,7 @@ use tracing::{
     Event, Subscriber,
     span::{Attributes, Id, Record},
 };
-use tracing_subscriber::{
-    Layer,
-    layer::Context,
-    registry::{LookupSpan, SpanRef},
-};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::{
     FLUSH_LIMIT, LogAppender,
@@ -54,7 +50,11 @@ impl LogAppender {
     }
 
     /// Adds what `record` shows of a span's fields to those that are kept with it.
-    fn keep<'a, S: LookupSpan<'a>>(&self, span: SpanRef<'a, S>, record: impl FnOnce(&mut Texts)) {
+    fn keep<S>(&self, id: &Id, context: &Context<'_, S>, record: impl FnOnce(&mut Texts))
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let Some(span) = context.span(id).filter(|_| !is_ignored_thread()) else { return };
         let mut texts = Texts::new(self.0.record_bytes_max);
         // Outside of the lock that the extensions have: a `Debug` may log itself.
         record(&mut texts);
@@ -77,19 +77,11 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if !is_ignored_thread()
-            && let Some(span) = context.span(id)
-        {
-            self.keep(span, |texts| attributes.record(texts));
-        }
+        self.keep(id, &context, |texts| attributes.record(texts));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if !is_ignored_thread()
-            && let Some(span) = context.span(id)
-        {
-            self.keep(span, |texts| values.record(texts));
-        }
+        self.keep(id, &context, |texts| values.record(texts));
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
