@@ -439,7 +439,8 @@ impl ReceivedMessage {
         properties::iter(&self.properties)
     }
 
-    /// Returns the name its producer gave it, which all its copies share: use it to drop duplicates.
+    /// Returns the name its producer gave it, which all its copies share: use it to drop duplicates. Producers of every
+    /// SDK give one, other tools may not.
     pub fn unique_key(&self) -> Option<&str> {
         self.property(name::UNIQ_KEY)
     }
@@ -474,17 +475,18 @@ impl ReceivedMessage {
         self.flag
     }
 
-    /// Returns when its producer made it, in ms since the epoch.
+    /// Returns when its producer made it, by that one's clock, in ms since the epoch.
     pub fn born_at(&self) -> i64 {
         self.born_at
     }
 
-    /// Returns when the broker stored it, in ms since the epoch.
+    /// Returns when the broker stored it, by that one's clock, in ms since the epoch; of a message that waited for its time,
+    /// when that had come.
     pub fn stored_at(&self) -> i64 {
         self.stored_at
     }
 
-    /// Returns where its producer connected from.
+    /// Returns where its producer connected from; `0.0.0.0:0` of a reply whose broker does not say.
     pub fn born_host(&self) -> SocketAddr {
         self.born_host
     }

@@ -9,26 +9,28 @@ use wire::body::MessageQueue;
 
 use super::md5;
 
-/// How the queues of a topic are shared out among the members of a group. All members use the same strategy.
+/// How the queues of a topic are shared out among the members of a group. All members use the same strategy, also those
+/// in Java: a queue would be consumed twice or by nobody otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum AllocateStrategy {
-    /// Each member has a run of neighbouring queues.
+    /// Each member has a run of neighbouring queues (Java: `AllocateMessageQueueAveragely`).
     #[default]
     Average,
-    /// Queues are dealt out like cards.
+    /// Queues are dealt out like cards (Java: `AllocateMessageQueueAveragelyByCircle`).
     AverageByCircle,
-    /// Members stand on a ring, each at so many places (Java: 10), and a queue is the next one's: few queues move when
-    /// members come and go.
+    /// Members stand on a ring, each at so many places, and a queue is the next one's: few queues move when members come
+    /// and go (Java: `AllocateMessageQueueConsistentHash`).
     ConsistentHash {
-        /// Places of a member.
+        /// Places of a member, at least 1; Java has 10 by default.
         virtual_nodes: u16,
     },
-    /// As [`AllocateStrategy::Average`], among queues of brokers whose name is `ROOM@NAME` with one of these rooms.
+    /// As [`AllocateStrategy::Average`], among queues of brokers whose name is `ROOM@NAME` with one of these rooms (Java:
+    /// `AllocateMessageQueueByMachineRoom`).
     MachineRoom {
         /// The rooms.
         rooms: Vec<String>,
     },
-    /// These queues, whoever else is there.
+    /// These queues, whoever else is there (Java: `AllocateMessageQueueByConfig`).
     Config {
         /// The queues.
         queues: Vec<MessageQueue>,

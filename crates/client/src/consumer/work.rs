@@ -28,9 +28,10 @@ pub enum Consumed {
     Done,
     /// It is to be tried again: first in 10 s, then ever later, up to `max_reconsume_times`.
     Retry,
-    /// It is to be tried again after the time of a delay level of the broker, 1 to 18 by default.
+    /// It is to be tried again after the time of a delay level of the broker, 1 to 18 by default; 0 is
+    /// [`Consumed::Retry`].
     RetryAtLevel(u8),
-    /// It is to be kept among the group's dead letters.
+    /// It is to be kept among the group's dead letters, and not tried again.
     DeadLetter,
 }
 

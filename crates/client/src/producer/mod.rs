@@ -204,7 +204,8 @@ pub(crate) struct Shared {
     checks: Arc<Semaphore>,
 }
 
-/// How safe a message was when its broker answered (Java: `SendStatus`). It is stored in each case.
+/// How safe a message was when its broker answered (Java: `SendStatus`). It is stored in each case, and sending it again
+/// makes a duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendStatus {
     /// As safe as the broker is configured to make it.
@@ -230,7 +231,7 @@ pub struct SendReceipt {
     pub queue: Arc<MessageQueue>,
     /// Its place in the queue, counted from 0; of a message with a delay, its place among those that wait.
     pub queue_offset: i64,
-    /// What [`Producer::recall`] cancels a message by that has a time of its own.
+    /// What [`Producer::recall`] cancels a message by that has a time of its own; none of others, and from brokers that know no recall.
     pub recall_handle: Option<String>,
     /// Attempts before this one that went unanswered: each may have stored a copy of its own.
     pub unconfirmed_attempts: u32,
@@ -341,6 +342,18 @@ impl Producer {
     /// # Errors
     /// [`SendError::Invalid`] if `recall_handle` is none of `topic`; [`SendError::NotStored`] if the broker refuses: it is too late, or
     /// the broker does not allow it (`recallMessageEnable`).
+    ///
+    /// ```no_run
+    /// # async fn example(producer: apogee_client::Producer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use apogee_client::Message;
+    /// let reminder = Message::new("reminders", "order 4711 is unpaid").delay(std::time::Duration::from_secs(3600));
+    /// let receipt = producer.send(reminder).await?;
+    /// // ... it is paid ...
+    /// if let Some(handle) = &receipt.recall_handle {
+    ///     producer.recall("reminders", handle).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn recall(&self, topic: &str, recall_handle: &str) -> Result<String, SendError> {
         check_topic(topic)?;
         let invalid = |reason: &str| InvalidField::new("recall_handle", recall_handle, reason);

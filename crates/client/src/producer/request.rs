@@ -16,8 +16,9 @@ use crate::{
 use super::Producer;
 
 impl Producer {
-    /// Sends a message and waits up to `timeout`, which the send is part of, for the reply of whoever consumes it
-    /// ([`ReceivedMessage::reply`]). Dropping the future waits no longer.
+    /// Sends a message and waits up to `timeout`, which begins with the call, for the reply of whoever consumes it
+    /// ([`ReceivedMessage::reply`]). The send itself ends by `send_msg_timeout`. Dropping the
+    /// future waits no longer.
     ///
     /// # Errors
     /// [`ReplyError::Timeout`] if the message was stored and no reply came: it may still be consumed.
