@@ -113,6 +113,9 @@ pub(crate) struct Run {
     /// Port of the broker; it also listens on this port less two [default: 10911].
     #[arg(long, value_name = "N")]
     broker_port: Option<u16>,
+    /// Port of metrics and health, on loopback; -1 for none [default: 8082].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    http_port: Option<i32>,
     /// Property file with RocketMQ's keys; may be repeated. The original's defaults hold then.
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
@@ -204,6 +207,7 @@ impl Run {
         flag("--advertise", "brokerIP1", self.advertise);
         flag("--namesrv-port", "namesrvPort", self.namesrv_port.map(|port| port.to_string()));
         flag("--broker-port", "listenPort", self.broker_port.map(|port| port.to_string()));
+        flag("--http-port", "httpPort", self.http_port.map(|port| port.to_string()));
         let mut roles = self.role;
         roles.dedup();
         Plan { roles, layers, log_format: self.log_format }

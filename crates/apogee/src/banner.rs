@@ -21,6 +21,8 @@ pub(crate) struct Banner {
 pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     pub(crate) vip: Option<SocketAddr>,
+    /// Metrics and health.
+    pub(crate) http: Option<SocketAddr>,
     pub(crate) advertised: Advertised,
     /// Routes carry the address by which the asking client reached us.
     pub(crate) follows_client: bool,
@@ -43,6 +45,9 @@ impl Banner {
             let vip =
                 broker.vip.map(|vip| format!(" (VIP channel {})", vip.port())).unwrap_or_default();
             line("broker", &format!("{}{vip}  {}", broker.address, security(broker.address)));
+            if let Some(address) = broker.http {
+                line("metrics", &format!("http://{address}/metrics  {}", security(address)));
+            }
             line("data", &broker.data.display().to_string());
             if !broker.namesrv_addr.is_empty() {
                 line("registers at", &broker.namesrv_addr.join(";"));
@@ -126,6 +131,7 @@ mod tests {
         let broker = Broker {
             address: format!("{listen}:10911").parse().unwrap(),
             vip: Some(format!("{listen}:10909").parse().unwrap()),
+            http: Some("127.0.0.1:8082".parse().unwrap()),
             advertised,
             follows_client,
             data: "/var/data".into(),
@@ -148,6 +154,7 @@ mod tests {
 Apogee 0.1.0 (speaks RocketMQ 5.5.0) serves after 12 ms
   name server  127.0.0.1:9876  plain text, no authentication, this machine only
   broker       127.0.0.1:10911 (VIP channel 10909)  plain text, no authentication, this machine only
+  metrics      http://127.0.0.1:8082/metrics  plain text, no authentication, this machine only
   data         /var/data
   clients use  the address they asked the name server by, port 10911
   try          apogee bench produce --create --messages 100000

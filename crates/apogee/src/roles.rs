@@ -17,7 +17,10 @@ use cluster::{
     registration::{self, Registration},
 };
 use env::Env;
-use gateway::v4::{Announce, V4};
+use gateway::{
+    http,
+    v4::{Announce, V4},
+};
 use remoting::{Listeners, Server};
 use store::Store;
 use tracing::{info, warn};
@@ -26,7 +29,7 @@ use crate::{
     address::{Advertised, advertised, resolve},
     args::{Plan, Role},
     banner::{self, Banner},
-    config::{Keeper, Loaded, Settings},
+    config::{Keeper, Loaded, Process, Settings},
     machine, signals,
 };
 
@@ -61,6 +64,7 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
                 register_at(&loaded.settings.registration.name_servers, namesrv_address);
             broker_banner = Some(banner::Broker {
                 address: listeners.addresses()[0],
+                http: ports.http.as_ref().and_then(|listener| listener.address().ok()),
                 vip: listeners.addresses().get(1).copied(),
                 advertised: told.clone(),
                 follows_client,
@@ -69,7 +73,8 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
             });
             let keeper = Keeper::new(&plan.layers);
             let settings = loaded.settings;
-            Some(BrokerRole::start(listeners, settings, told, namesrv_addr, keeper, &env).await?)
+            let listen = (listeners, ports.http);
+            Some(BrokerRole::start(listen, settings, told, namesrv_addr, keeper, &env).await?)
         }
         None => None,
     };
@@ -110,6 +115,7 @@ struct Ports {
     ip: IpAddr,
     namesrv: Option<Listeners>,
     broker: Option<Listeners>,
+    http: Option<http::Listener>,
 }
 
 /// The broker's port where none is configured.
@@ -133,7 +139,8 @@ impl Ports {
         let broker = has(Role::Broker)
             .then(|| bind_broker(ip, process.listen_port.unwrap_or(BROKER_PORT)))
             .transpose()?;
-        Ok(Ports { ip, namesrv, broker })
+        let http = if has(Role::Broker) { bind_http(process).await? } else { None };
+        Ok(Ports { ip, namesrv, broker, http })
     }
 }
 
@@ -155,6 +162,20 @@ fn bind_broker(ip: IpAddr, port: u16) -> Result<Listeners> {
         }
     }
     bail!("no free port with a free twin below it")
+}
+
+/// Binds the port of metrics and health. Nobody who has not asked for it is kept from serving because it is in use.
+async fn bind_http(process: &Process) -> Result<Option<http::Listener>> {
+    let Ok(port) = u16::try_from(process.http_port) else { return Ok(None) };
+    let address = SocketAddr::new(resolve(&process.http_address).await?, port);
+    match http::Listener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if process.http_port == Process::default().http_port => {
+            warn!(%address, %error, "no metrics: say another `--http-port`");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {address} for metrics")),
+    }
 }
 
 /// The name servers to register at: those configured, and the one in this process.
@@ -206,12 +227,13 @@ struct BrokerRole {
     broker: Broker,
     housekeeping: tokio::task::JoinHandle<()>,
     server: Server,
+    http: Option<tokio::task::JoinHandle<()>>,
     registration: Arc<Registration>,
 }
 
 impl BrokerRole {
     async fn start(
-        listeners: Listeners,
+        (listeners, http): (Listeners, Option<http::Listener>),
         settings: Settings,
         told: Advertised,
         namesrv_addr: Vec<String>,
@@ -219,8 +241,14 @@ impl BrokerRole {
         env: &Env,
     ) -> Result<BrokerRole> {
         let port = listeners.addresses()[0].port();
-        let Settings { broker: mut options, store: store_options, limits, registration, .. } =
-            settings;
+        let Settings {
+            broker: mut options,
+            store: store_options,
+            limits,
+            registration,
+            process,
+            ..
+        } = settings;
         let address = SocketAddr::new(told.ip, port);
         options.store_host = address;
         options.memory_bytes = machine::memory_bytes();
@@ -247,12 +275,18 @@ impl BrokerRole {
         ));
         let door = V4::new(broker.clone(), env.clock.clone()).announcing(announce(&registration));
         let server = listeners.serve(Arc::new(door), limits, env.clock.clone());
+        let http = http.map(|listener| {
+            listener.serve(broker.clone(), env.clock.clone(), process.metrics_series_max)
+        });
         registration.settled().await;
-        Ok(BrokerRole { store, workers, broker, housekeeping, server, registration })
+        Ok(BrokerRole { store, workers, broker, housekeeping, server, http, registration })
     }
 
     /// Stops accepting, answers what is in flight, flushes, deregisters.
     async fn stop(self) -> Result<()> {
+        if let Some(http) = self.http {
+            http.abort();
+        }
         self.server.shutdown(GRACE).await;
         self.housekeeping.abort();
         self.broker.shutdown();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use env::Millis;
 use store::{Fault, Wanted};
 use wire::{
     body::{
@@ -77,10 +78,7 @@ impl Broker {
         put("remainHowManyDataToFlush", bytes_text(unsynced));
         put("commitLogMinOffset", status.log_min.to_string());
         put("commitLogMaxOffset", status.appended.to_string());
-        let first = inner.store.try_record_at(status.log_min).ok().flatten();
-        let first = first.as_deref().and_then(|bytes| Record::decode(bytes, CheckCrc::No).ok());
-        let earliest = first.map_or(-1, |record| record.numbers.stored_at);
-        put("earliestMessageTimeStamp", earliest.to_string());
+        put("earliestMessageTimeStamp", self.first_stored_at().unwrap_or(-1).to_string());
         put("commitLogDiskRatio", status.log_disk_used_ratio.to_string());
         put("consumeQueueDiskRatio", status.log_disk_used_ratio.to_string());
         if let Ok(space) = inner.env.disk.space(&inner.store.config_dir()) {
@@ -119,6 +117,14 @@ impl Broker {
         put("apogee.codeFilterErrors", errors.to_string());
         put("apogee.filteredMessages", stats.filtered.messages().to_string());
         info
+    }
+
+    /// Returns when the first message of the log was stored; none if it has none, or a device would have to be waited for.
+    pub(crate) fn first_stored_at(&self) -> Option<Millis> {
+        let store = &self.inner.store;
+        let first = store.try_record_at(store.log_range().start).ok().flatten()?;
+        let first = Record::decode(&first, CheckCrc::No).ok()?;
+        Some(first.numbers.stored_at)
     }
 
     /// Returns what was counted under a name of the original's for a topic, `topic@group` or the cluster; none if nothing

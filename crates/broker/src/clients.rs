@@ -28,6 +28,7 @@ use wire::{
         Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData,
         MessageModel, ProducerConnection, ProducerInfo, ProducerTable, SubscriptionData,
     },
+    code::Language,
     names,
 };
 
@@ -37,6 +38,7 @@ use crate::{
         Caller, ClientChannel, ClientCommand, ClientsError, Consumer, HeartbeatAnswer,
         HeartbeatError, TableFull,
     },
+    figures::Consuming,
     filter::{
         registry::Registry,
         tag::{TagFilter, is_tag_type},
@@ -143,7 +145,7 @@ struct GroupState {
 
 struct Member {
     client_id: ByteString,
-    language: wire::code::Language,
+    language: Language,
     version: i32,
     channel: Arc<dyn ClientChannel>,
     seen_at: Duration,
@@ -343,6 +345,34 @@ impl Clients {
         drop(consumers);
         let producing = self.producers().groups.values().map(|group| group.members.len()).sum();
         (consuming, producing)
+    }
+
+    /// Counts the members of producer groups by language and version.
+    pub(crate) fn producers_by_version(&self) -> BTreeMap<(Language, i32), usize> {
+        let mut counts = BTreeMap::new();
+        for member in self.producers().groups.values().flat_map(|group| group.members.values()) {
+            *counts.entry((member.language, member.version)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Counts the members of consumer groups by what they have in common.
+    pub(crate) fn consumers_by_version(&self) -> BTreeMap<Consuming, usize> {
+        let mut counts = BTreeMap::new();
+        let consumers = self.consumers.read().unwrap_or_else(PoisonError::into_inner);
+        for (group, consumers) in &*consumers {
+            let state = consumers.state();
+            for member in state.members.values() {
+                let consuming = Consuming {
+                    group: group.clone(),
+                    language: member.language,
+                    version: member.version,
+                    is_push: state.consume_type == ConsumeType::ConsumePassively,
+                };
+                *counts.entry(consuming).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Takes out who has been silent for too long, and tells groups of changes that they have not been told yet.

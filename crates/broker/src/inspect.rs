@@ -122,6 +122,21 @@ impl Broker {
         blocking(move || store.expire_now()).await;
     }
 
+    /// Says whether messages can be stored.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn health(&self) -> Result<(), &'static str> {
+        let status = self.inner.store.status();
+        if status.is_poisoned {
+            return Err("a write or sync of the log failed: look at the disk, then restart\n");
+        }
+        if status.is_full {
+            return Err("the disk is full: messages are refused until there is room\n");
+        }
+        Ok(())
+    }
+
     /// Returns how replication stands (GET_BROKER_HA_STATUS): a master without slaves.
     pub fn ha_status(&self) -> HaStatus {
         HaStatus {

@@ -20,6 +20,7 @@ mod transaction;
 
 mod attributes;
 mod clients;
+pub mod figures;
 mod groups;
 mod inspect;
 mod light;

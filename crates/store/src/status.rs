@@ -1,5 +1,7 @@
 //! What the store says about itself, for metrics, runtime info and health.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
 use crate::Inner;
 
 /// A look at the store; the figures are read one after the other, so they need not fit each other exactly.
@@ -21,6 +23,12 @@ pub struct Status {
     pub log_disk_used_ratio: f64,
     /// Messages that wait in memory to be dispatched.
     pub dispatch_items: usize,
+    /// Entries refused since the start because the log was behind, and because the disk was full.
+    pub refused: [u64; 2],
+    /// Syncs of the log since the start.
+    pub syncs: u64,
+    /// The time that they took.
+    pub sync_time: Duration,
     /// Whether appends are refused for want of room.
     pub is_full: bool,
     /// Whether a write or sync failed for good.
@@ -47,6 +55,9 @@ pub(crate) fn of(store: &Inner) -> Status {
         log_bytes: log.segments.list().len() as u64 * log.segments.file_len(),
         log_disk_used_ratio: used.map(|space| space.used_ratio()).fold(0.0, f64::max),
         dispatch_items: log.feed.len(),
+        refused: log.counts.refused.each_ref().map(|count| count.load(Ordering::Relaxed)),
+        syncs: log.counts.syncs[0].load(Ordering::Relaxed),
+        sync_time: Duration::from_micros(log.counts.syncs[1].load(Ordering::Relaxed)),
         is_full: log.is_full(),
         is_poisoned: log.is_poisoned(),
     }

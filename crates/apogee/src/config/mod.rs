@@ -44,6 +44,12 @@ pub(crate) struct Process {
     pub(crate) listen_port: Option<u16>,
     /// Port of a name server beside a broker.
     pub(crate) namesrv_port: u16,
+    /// Port of metrics and health beside a broker; none if negative.
+    pub(crate) http_port: i32,
+    /// Host or address on which they are.
+    pub(crate) http_address: String,
+    /// Topics, and groups on topics, whose metrics have series of their own.
+    pub(crate) metrics_series_max: usize,
     /// What clients reach the broker by, where it is said.
     pub(crate) advertise: Option<String>,
     /// Threads of the runtime; 0 for the machine's.
@@ -56,6 +62,9 @@ impl Default for Process {
             bind_address: "127.0.0.1".into(),
             listen_port: None,
             namesrv_port: 9876,
+            http_port: 8082,
+            http_address: "127.0.0.1".into(),
+            metrics_series_max: 1_000,
             advertise: None,
             worker_threads: 0,
         }

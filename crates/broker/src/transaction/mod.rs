@@ -94,6 +94,11 @@ impl Transactions {
         Ok(())
     }
 
+    /// Returns how many half messages wait, by topic, as it was last written.
+    pub(crate) fn metrics(&self) -> Arc<TransactionMetrics> {
+        self.metrics.read()
+    }
+
     fn halves(&self) -> MutexGuard<'_, Halves> {
         self.halves.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,3 +7,4 @@ mod replies;
 mod sending;
 mod support;
 mod transactions;
+mod watching;

@@ -50,7 +50,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) broker: Broker,
     address: SocketAddr,
-    env: Env,
+    pub(crate) env: Env,
     _server: Server,
     _workers: store::Workers,
     _scratch: Scratch,

@@ -91,6 +91,9 @@ impl Log {
         let mut outcomes = Outcomes::with_capacity(run.len());
         let mut head = lock(&self.head);
         if let Some(refused) = self.refusal() {
+            if refused == Refused::DiskFull {
+                self.counts.refused[1].fetch_add(run.len() as u64, Ordering::Relaxed);
+            }
             outcomes.resize(run.len(), Err(refused));
             return outcomes;
         }
@@ -103,6 +106,12 @@ impl Log {
                 break;
             }
             outcomes.push(outcome);
+        }
+        let is_busy =
+            |outcome: &&Result<Appended, Refused>| matches!(outcome, Err(Refused::Busy { .. }));
+        let busy = outcomes.iter().filter(is_busy).count();
+        if busy > 0 {
+            self.counts.refused[0].fetch_add(busy as u64, Ordering::Relaxed);
         }
         let end = head.end;
         head.cut_piece(end, false);

@@ -44,8 +44,12 @@ impl Log {
         if from >= to {
             return true;
         }
+        let began = self.clock.monotonic();
         match self.segments.sync(from..to) {
             Ok(()) => {
+                let took = self.clock.monotonic().saturating_sub(began).as_micros() as u64;
+                self.counts.syncs[0].fetch_add(1, Ordering::Relaxed);
+                self.counts.syncs[1].fetch_add(took, Ordering::Relaxed);
                 self.marks.synced.advance(to);
                 true
             }

@@ -17,7 +17,7 @@ pub(crate) mod writer;
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use env::{Clock, Wake};
@@ -35,6 +35,7 @@ pub(crate) struct Log {
     writer: writer::Writer,
     flusher: flusher::Flusher,
     state: State,
+    pub(crate) counts: Counts,
     clock: Clock,
     limits: Limits,
 }
@@ -58,6 +59,15 @@ struct State {
     /// The file system is above its warning level, or a view stands still for want of room.
     refuse_for_space: AtomicBool,
     closed: AtomicBool,
+}
+
+/// What happened since the start.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Entries refused because the log was behind, and because the disk was full.
+    pub(crate) refused: [AtomicU64; 2],
+    /// Syncs, and the microseconds that they took.
+    pub(crate) syncs: [AtomicU64; 2],
 }
 
 impl Log {
@@ -92,6 +102,7 @@ impl Log {
             writer,
             flusher,
             state: State::default(),
+            counts: Counts::default(),
             clock,
         }
     }
