@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::java::{self, Part};
-use crate::process::{output, root, run as run_command, scratch};
+use crate::process::{output, root, run as run_command};
 use crate::recorder::{self, Album, Proxy};
 use crate::server::{Kind, Ports, Role, Server, Spec, quiet_logging};
 
@@ -23,8 +23,8 @@ const PORTS: Ports = Ports { namesrv: 39_976, broker: 41_911 };
 const RELEASES: [&str; 2] = ["4.9.7", "5.5.0"];
 const FIXTURE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Runs the steps whose names begin with one of `words`, or all of them: `codes`, `sql92`, `frames-RELEASE-CODEC`,
-/// `stores-RELEASE-END`, `stores-5.5.0-extended`.
+/// Runs the steps whose names begin with one of `words`, or all of them: `codes`, `sql92`, `compression`,
+/// `frames-RELEASE-CODEC`, `stores-RELEASE-END`, `stores-5.5.0-extended`.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let wanted =
         |step: &str| words.is_empty() || words.iter().any(|word| step.starts_with(word.as_str()));
@@ -33,6 +33,12 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     }
     if wanted("sql92") {
         sql92(&fixtures().join("sql92/verdicts-5.5.0.txt"))?;
+    }
+    if wanted("compression") {
+        run_command(
+            java::server_program("Bodies", &workplace("compression")?)?
+                .arg(fixtures().join("compression")),
+        )?;
     }
     // a proxy lives as long as this process, so each round has ports of its own
     let rounds = RELEASES.into_iter().flat_map(|release| [(release, "json"), (release, "binary")]);
@@ -111,15 +117,7 @@ fn codes() -> anyhow::Result<()> {
 
 /// Has the original's classes judge the expressions of a file, in place.
 pub(crate) fn sql92(file: &Path) -> anyhow::Result<()> {
-    let jars = java::jars(Part::Server, "5.5.0")?;
-    let classes = scratch().join("classes-sql92");
-    fs::create_dir_all(&classes)?;
-    let class_path = format!("{}:{}/*", classes.display(), jars.display());
-    let mut javac = Command::new("javac");
-    javac.args(["-nowarn", "-d"]).arg(&classes).args(["-cp", &class_path]);
-    run_command(javac.arg(root().join("interop/java/src/Filters.java")))?;
-    let mut java = java::java(&class_path, &workplace("sql92")?)?;
-    run_command(java.arg("Filters").arg(file))
+    run_command(java::server_program("Filters", &workplace("sql92")?)?.arg(file))
 }
 
 // ---- frames

@@ -225,11 +225,17 @@ fn mqadmin(home: &Path) -> anyhow::Result<()> {
         .filter(|step| !step.is_empty())
     {
         let (line, wanted) = step.split_once('\n').unwrap_or((step, ""));
-        let mut admin = java::java(&format!("{}/*", jars.display()), home)?;
-        admin.arg("-Drmq.logback.configurationFile=rmq.tools.logback.xml");
+        let mut admin = match line.strip_prefix("java ") {
+            Some(program) => java::server_program(program, home)?,
+            None => {
+                let mut admin = java::java(&format!("{}/*", jars.display()), home)?;
+                admin.arg("-Drmq.logback.configurationFile=rmq.tools.logback.xml");
+                admin.arg("org.apache.rocketmq.tools.command.MQAdminStartup").args(line.split(' '));
+                admin
+            }
+        };
         admin.env("ROCKETMQ_HOME", quiet_logging(home)?).stdin(Stdio::null());
         admin.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
-        admin.arg("org.apache.rocketmq.tools.command.MQAdminStartup").args(line.split(' '));
         let output = admin.output()?;
         let printed =
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

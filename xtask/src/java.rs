@@ -94,6 +94,20 @@ fn compile(names: &[&str], classes: &Path, class_path: String) -> anyhow::Result
     Ok(class_path)
 }
 
+/// Compiles the program of this name against the server of 5.5.0, whose classes it uses, and returns the command to run it.
+pub(crate) fn server_program(name: &str, home: &Path) -> anyhow::Result<Command> {
+    let classes = scratch().join(format!("classes-{name}"));
+    fs::create_dir_all(&classes)?;
+    let jars = jars(Part::Server, "5.5.0")?;
+    let class_path = format!("{}:{}/*", classes.display(), jars.display());
+    let mut javac = Command::new("javac");
+    javac.args(["-nowarn", "-d"]).arg(&classes).args(["-cp", &class_path]);
+    run(javac.arg(root().join(format!("interop/java/src/{name}.java"))))?;
+    let mut program = java(&class_path, home)?;
+    program.arg("-Drmq.logback.configurationFile=rmq.tools.logback.xml").arg(name);
+    Ok(program)
+}
+
 /// A virtual machine with `home` as its user's home, so that logs and local offsets stay there.
 pub(crate) fn java(class_path: &str, home: &Path) -> anyhow::Result<Command> {
     fs::create_dir_all(home.join("tmp")).context("the home of a Java process")?;

@@ -558,6 +558,11 @@ impl Broker {
         self.inner.clients.consumers(group)
     }
 
+    /// Returns the consumer of a group that is behind this channel.
+    pub fn consumer_behind(&self, group: &str, channel_id: u64) -> Option<Consumer> {
+        self.inner.clients.consumer_behind(group, channel_id)
+    }
+
     /// Returns the consumer of a group that has this id.
     pub fn consumer(&self, group: &str, client_id: &str) -> Option<Consumer> {
         self.inner.clients.consumer(group, client_id)

@@ -300,6 +300,13 @@ impl Clients {
         state.members.values().map(Member::consumer).collect()
     }
 
+    /// Returns the consumer of a group that is behind a channel.
+    pub(crate) fn consumer_behind(&self, group: &str, channel_id: u64) -> Option<Consumer> {
+        let group = self.group(group)?;
+        let state = group.state();
+        state.members.get(&channel_id).map(Member::consumer)
+    }
+
     /// Returns the consumer of a group with an id.
     pub(crate) fn consumer(&self, group: &str, client_id: &str) -> Option<Consumer> {
         let group = self.group(group)?;

@@ -1,38 +1,33 @@
-//! Compression of bodies: zlib both ways, within a bound.
+//! Compression of bodies: zlib when they are sent, whatever clients use when they come.
 //!
-//! Java: `ZlibCompressor`, `MessageSysFlag`. Bodies compressed by LZ4 or ZSTD are left as they are.
+//! Java: `ZlibCompressor`, `MessageSysFlag`.
 
-use std::io::{Read, Write};
+use std::{borrow::Cow, io::Write};
 
 use bytes::Bytes;
-use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
-use wire::names::system_flag;
-
-/// The compression bits of the system flag: zlib, by the name it has since 5.0.
-const ZLIB: i32 = 0x300;
+use flate2::{Compression, write::ZlibEncoder};
+use wire::compression::Kind;
 
 /// Compresses `body` at `level`, 1 fast to 9 small; none if that makes it no smaller.
 pub(crate) fn deflate(body: &[u8], level: u32) -> Option<(Bytes, i32)> {
     let mut encoder = ZlibEncoder::new(Vec::with_capacity(body.len() / 2), Compression::new(level));
     encoder.write_all(body).ok()?;
     let deflated = encoder.finish().ok()?;
-    (deflated.len() < body.len()).then(|| (deflated.into(), system_flag::COMPRESSED | ZLIB))
+    (deflated.len() < body.len()).then(|| (deflated.into(), Kind::Zlib.flag()))
 }
 
-/// Decompresses `body`; none if it is not compressed, not by zlib, torn, or longer than `bytes_max` then.
+/// Decompresses `body`; none if it is not compressed, torn, or longer than `bytes_max` then.
 pub(crate) fn inflate(body: &Bytes, sys_flag: i32, bytes_max: usize) -> Option<Bytes> {
-    let is_zlib = matches!(sys_flag & system_flag::COMPRESSION_MASK, 0 | ZLIB);
-    if sys_flag & system_flag::COMPRESSED == 0 || !is_zlib {
-        return None;
+    match wire::compression::open(sys_flag, body, bytes_max) {
+        Ok(Cow::Owned(opened)) => Some(opened.into()),
+        Ok(Cow::Borrowed(_)) | Err(_) => None,
     }
-    let mut inflated = Vec::new();
-    let mut decoder = ZlibDecoder::new(body.as_ref()).take(bytes_max as u64 + 1);
-    decoder.read_to_end(&mut inflated).ok()?;
-    (inflated.len() <= bytes_max).then(|| inflated.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::names::system_flag;
+
     use super::*;
 
     #[test]

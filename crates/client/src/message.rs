@@ -408,8 +408,8 @@ impl ReceivedMessage {
         &self.topic
     }
 
-    /// Returns the body, uncompressed. One compressed by other means than zlib, or to more than the client's
-    /// `message_bytes_max`, is left as it came; [`ReceivedMessage::is_compressed`] tells.
+    /// Returns the body, uncompressed. One that is damaged, or has more bytes than the client's `message_bytes_max`, is
+    /// left as it came; [`ReceivedMessage::is_compressed`] tells.
     pub fn body(&self) -> &Bytes {
         &self.body
     }

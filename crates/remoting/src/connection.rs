@@ -224,6 +224,8 @@ pub(crate) struct Link {
 struct Outbox {
     queued: Answers,
     calls: HashMap<i32, oneshot::Sender<Frame>>,
+    /// Nothing of the peer is read any more, so no call has an answer.
+    deaf: bool,
     gone: bool,
 }
 
@@ -300,15 +302,24 @@ impl Link {
         }
     }
 
-    /// Ends all calls and refuses further ones.
-    pub(crate) fn bury(&self) {
+    /// Ends all calls and refuses further ones, while answers still go out.
+    pub(crate) fn end_calls(&self) {
         let calls = {
             let mut outbox = self.outbox();
-            outbox.gone = true;
-            outbox.queued = Answers::new();
+            outbox.deaf = true;
             std::mem::take(&mut outbox.calls)
         };
         drop(calls);
+    }
+
+    /// Ends all calls and refuses everything.
+    pub(crate) fn bury(&self) {
+        self.end_calls();
+        {
+            let mut outbox = self.outbox();
+            outbox.gone = true;
+            outbox.queued = Answers::new();
+        }
         self.buried.notify_waiters();
     }
 
@@ -329,6 +340,9 @@ impl Link {
                 return Err(PushError::Full { queued: outbox.queued.len() });
             }
             if let Some(call) = call {
+                if outbox.deaf {
+                    return Err(PushError::Gone);
+                }
                 if outbox.calls.len() >= self.calls_in_flight_max {
                     return Err(PushError::TooManyCalls(outbox.calls.len()));
                 }

@@ -455,6 +455,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn end(&mut self, reason: CloseReason) {
         self.phase = Phase::Ending(reason);
+        // Answers that wait for the peer's own would hold up a stop for as long as their callers are patient.
+        self.link.end_calls();
         let dropped = std::mem::take(&mut self.parked);
         self.in_flight -= dropped.iter().map(|waiting| waiting.requests).sum::<u32>();
         self.report_in_flight();

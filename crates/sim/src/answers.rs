@@ -5,7 +5,7 @@
 
 use bytes::Buf;
 use wire::{
-    body::lock::LockBatchResponse,
+    body::{MessageQueue, lock::LockBatchResponse},
     code::{RequestCode, ResponseCode},
     fastjson,
     frame::Frame,
@@ -136,7 +136,12 @@ impl Play<'_> {
         match value {
             Value::Object(members) => {
                 members.iter().for_each(|(key, value)| {
-                    self.flatten(&below(&self.shown(key)), value, outcome)
+                    let queue = fastjson::decode::<MessageQueue>(key.as_bytes());
+                    let key = match queue {
+                        Ok(queue) => format!("{}.{}", self.shown(&queue.topic), queue.queue_id),
+                        Err(_) => self.shown(key),
+                    };
+                    self.flatten(&below(&key), value, outcome)
                 });
             }
             Value::Array(list) => {

@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod body;
 pub mod code;
+pub mod compression;
 pub mod ext;
 pub mod fastjson;
 pub mod frame;

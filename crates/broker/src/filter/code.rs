@@ -16,9 +16,7 @@
 //! counted. (In place of Java's `FilterServer`, which ran what clients uploaded.)
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
-    io::Read,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock,
@@ -28,13 +26,13 @@ use std::{
 
 use bytestring::ByteString;
 use env::{Disk, Env, Millis, read_whole};
-use flate2::bufread::ZlibDecoder;
 use thiserror::Error;
 use wasmi::{
     Config, EnforcedLimits, Engine, Linker, Module, Store, StoreLimits, StoreLimitsBuilder,
 };
 use wire::{
-    names::{self, system_flag},
+    compression::{self, OpenError},
+    names,
     record::Record,
 };
 
@@ -44,8 +42,6 @@ use crate::Options;
 pub const DIR: &str = "filters";
 /// End of a module's file name.
 pub const SUFFIX: &str = ".wasm";
-/// Compression types of a body (Java: `CompressionType`); 0 is of clients that knew one only.
-const ZLIB: [i32; 2] = [0, 0x300];
 
 /// Bounds of code filters.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +90,8 @@ pub enum CodeError {
     #[error("alloc gave a place outside of its memory")]
     OutOfBounds,
     /// The body is compressed in a way that is not understood here, or damaged, or too long.
-    #[error("the body cannot be uncompressed (only zlib is, up to codeFilterMemoryMax)")]
-    Body,
+    #[error("{0}; codeFilterMemoryMax bounds it")]
+    Body(#[from] OpenError),
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(std::io::Error),
@@ -139,7 +135,7 @@ impl CodeFilter {
             let at = alloc.call(&mut store, len).map_err(CodeError::Trapped)?;
             let outside = |_| CodeError::OutOfBounds;
             memory.write(&mut store, at as u32 as usize, bytes).map_err(outside)?;
-            Ok((at, len))
+            Ok::<_, CodeError>((at, len))
         };
         let (properties, body) = (place(properties.as_bytes())?, place(body)?);
         let verdict = filter.call(&mut store, (properties.0, properties.1, body.0, body.1));
@@ -205,8 +201,9 @@ impl Attached {
             self.errors.fetch_add(1, Ordering::Relaxed);
             return false;
         };
-        let verdict = body_of(record, filter.limits.memory_bytes_max)
-            .and_then(|body| filter.passes(&record.properties, &body));
+        let body = compression::open(record.sys_flag, record.body, filter.limits.memory_bytes_max);
+        let verdict =
+            body.map_err(CodeError::from).and_then(|body| filter.passes(&record.properties, &body));
         verdict.unwrap_or_else(|error| {
             let count = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
             if count.is_power_of_two() {
@@ -216,20 +213,6 @@ impl Attached {
             false
         })
     }
-}
-
-/// Returns the body as the producer gave it to its client.
-fn body_of<'r>(record: &Record<'r>, len_max: usize) -> Result<Cow<'r, [u8]>, CodeError> {
-    if record.sys_flag & system_flag::COMPRESSED == 0 {
-        return Ok(Cow::Borrowed(record.body));
-    }
-    if !ZLIB.contains(&(record.sys_flag & system_flag::COMPRESSION_MASK)) {
-        return Err(CodeError::Body);
-    }
-    let mut body = Vec::new();
-    let mut bounded = ZlibDecoder::new(record.body).take(len_max as u64 + 1);
-    bounded.read_to_end(&mut body).map_err(|_| CodeError::Body)?;
-    if body.len() > len_max { Err(CodeError::Body) } else { Ok(Cow::Owned(body)) }
 }
 
 /// topic → group → filter

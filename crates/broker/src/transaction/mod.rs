@@ -48,8 +48,8 @@ use crate::{
 pub use checks::{TransactionMetric, TransactionMetrics};
 pub(crate) use records::{hide, immunity};
 
-/// Records with the unique key of a half message that are looked at for its final message.
-const FINALS_LOOKED_AT: usize = 1_000;
+/// Records with the unique key of a half message that are looked at for its final message, the newest: 8 MB of offsets.
+const FINALS_LOOKED_AT: usize = 1_000_000;
 
 /// All transactions of the broker.
 pub(crate) struct Transactions {
@@ -347,7 +347,11 @@ impl Broker {
             Err(Fault::OutOfRange(_) | Fault::Damaged { .. }) => Ok(None),
             Err(fault) => Err(fault),
         };
-        for at in store.find_by_key(topic, unique_key, FINALS_LOOKED_AT, since, i64::MAX)? {
+        let found = store.find_by_key(topic, unique_key, FINALS_LOOKED_AT, since, i64::MAX)?;
+        if found.len() >= FINALS_LOOKED_AT {
+            tracing::warn!(%topic, unique_key, looked_at = found.len(), "so many messages have the unique key of a half message that its final one may be among older ones: it may be delivered twice");
+        }
+        for at in found {
             let Some(bytes) = read(at)? else { continue };
             let Ok(record) = Record::decode(&bytes, CheckCrc::No) else { continue };
             let is_committed =

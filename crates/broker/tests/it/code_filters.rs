@@ -1,10 +1,9 @@
 //! Modules that an administrator attached: who gets what, and that they fail closed.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use broker::{Options, api::*};
 use bytes::Bytes;
-use flate2::{Compression, write::ZlibEncoder};
 
 use crate::world::{World, from, records, tagged, to};
 
@@ -96,15 +95,40 @@ fn more_modules_than_may_be_let_nothing_through() {
 }
 
 #[test]
+fn a_module_whose_file_cannot_be_read_is_tried_again() {
+    let world = World::new();
+    send(&world, &["a1"]);
+    world.put_file("filters/t@g.wasm", &module('a'));
+    world.disk.fail_reads(true);
+    world.clock.advance(Duration::from_secs(1));
+    while world.broker.tick() {}
+    world.disk.fail_reads(false);
+    assert_eq!(got(&world, "g", "t"), [""; 0]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(got(&world, "g", "t"), ["a1"]);
+}
+
+#[test]
 fn a_module_sees_the_body_as_it_was_before_its_client_compressed_it() {
     let world = World::new();
-    attach(&world, "t@g", &module('a'));
-    for (flag, body) in [(0x1, "a zlib"), (0x301, "a zlib too"), (0x1, "b"), (0x101, "a lz4")] {
-        let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-        packed.write_all(body.as_bytes()).unwrap();
-        let payload = Payload::One(packed.finish().unwrap().into());
+    // The body of all three is text that begins with `line 0`.
+    attach(&world, "t@g", &module('l'));
+    attach(&world, "t@h", &module('x'));
+    for (flag, packed) in [
+        (0x1, &include_bytes!("../../../../fixtures/compression/body.zlib")[..]),
+        (0x101, include_bytes!("../../../../fixtures/compression/body.lz4")),
+        (0x201, include_bytes!("../../../../fixtures/compression/body.zstd")),
+        (0x301, include_bytes!("../../../../fixtures/compression/body.zlib")),
+        (0x201, b"line that is not compressed"),
+        (0x401, b"line of a kind that is not known"),
+    ] {
+        let payload = Payload::One(Bytes::from_static(packed));
         world.send(Publish { payload, sys_flag: flag, ..to("t") }).unwrap();
     }
-    let pulled = world.pull(from("t", 0)).unwrap();
-    assert_eq!((pulled.count, pulled.next), (2, 4), "LZ4 is not understood");
+    let count = |group: &str| {
+        let pulled = world.pull(Pull { group: group.into(), ..from("t", 0) }).unwrap();
+        (pulled.count, pulled.next)
+    };
+    assert_eq!((count("g"), count("h")), ((4, 6), (0, 6)));
+    assert_eq!(world.broker.runtime_info()["apogee.codeFilterErrors"], "4");
 }

@@ -619,6 +619,21 @@ fn a_commit_without_op_entry_is_found_by_its_final_message() {
 }
 
 #[test]
+fn a_final_message_is_found_behind_many_with_its_key() {
+    let world = World::new();
+    let at = place(&world.send(half("k")).unwrap());
+    end(&world, at, Verdict::Commit).unwrap();
+    for _ in 0..1_500 {
+        world.send(Publish { properties: "UNIQ_KEY\u{1}k\u{2}".into(), ..to("t") }).unwrap();
+    }
+    let world = world.crash(Crash::Process);
+    assert!(bodies(&world, TRANS_OP_HALF_TOPIC).is_empty());
+    assert!(end(&world, at, Verdict::Rollback).is_err());
+    assert!(end(&world, at, Verdict::Commit).is_ok());
+    assert_eq!(world.broker.max_offset("t", 0), 1_501);
+}
+
+#[test]
 fn half_messages_have_a_bound_and_so_has_the_memory_of_ended_ones() {
     let world = World::with(|options| {
         options.half_messages_max = 2;

@@ -53,6 +53,7 @@ struct World {
     used: u64,
     fail_syncs: bool,
     fail_writes: bool,
+    fail_reads: bool,
     /// Writes that the process still does; then it is dead. `None` while nobody kills it.
     writes_left: Option<u64>,
     /// Of a hundred reads without waiting, how many would have to wait.
@@ -99,6 +100,7 @@ impl SimDisk {
             used: 0,
             fail_syncs: false,
             fail_writes: false,
+            fail_reads: false,
             writes_left: None,
             cold_percent: 0,
         })))
@@ -139,6 +141,11 @@ impl SimDisk {
     /// Makes every write fail with an I/O error from now on, or none.
     pub fn fail_writes(&self, fail: bool) {
         self.world().fail_writes = fail;
+    }
+
+    /// Makes every read fail with an I/O error from now on, or none.
+    pub fn fail_reads(&self, fail: bool) {
+        self.world().fail_reads = fail;
     }
 
     /// Says how many of a hundred reads without waiting find that they would have to wait.
@@ -490,6 +497,9 @@ impl SimFile {
 impl File for SimFile {
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         let world = self.world()?;
+        if world.fail_reads {
+            return Err(io::Error::other("the simulated read failed"));
+        }
         let content = world.files.get(&self.id).expect("a handle's file lives as long as it");
         if at + into.len() as u64 > content.len {
             return Err(io::ErrorKind::UnexpectedEof.into());

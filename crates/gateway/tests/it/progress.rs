@@ -167,6 +167,32 @@ async fn a_consumer_whose_heartbeat_is_late_is_asked_what_it_subscribes_to() {
 }
 
 #[tokio::test]
+async fn a_client_in_two_groups_is_asked_for_each() {
+    let world = World::new().await;
+    world.done(send_with("T", 0, "of a", "TAGS\u{1}a\u{2}")).await;
+    world.readable("T", 0, 1).await;
+    let consumer = world.connect(Subscribed).await;
+    let of_groups = HeartbeatData {
+        client_id: "c1".into(),
+        consumer_data_set: ["consumers", "others"]
+            .map(|group| ConsumerData {
+                group_name: group.into(),
+                subscription_data_set: vec![SubscriptionData::parse("T", "*", "TAG").unwrap()],
+                ..ConsumerData::default()
+            })
+            .into(),
+        ..HeartbeatData::default()
+    };
+    done(&consumer, with_body(RequestCode::HEART_BEAT, &of_groups)).await;
+    // The second question follows the first within the pause that spares the client a second one for the same group.
+    for group in ["consumers", "others"] {
+        let pull = but(but(pull("T", 0, 0), "sysFlag", "0"), "subVersion", "7");
+        let answer = done(&consumer, but(pull, "consumerGroup", group)).await;
+        assert_eq!(bodies(&answer), ["of a"], "{group}");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_waits_for_the_next_pull_and_wakes_the_one_that_waits() {
     let world = World::new().await;
     for body in ["one", "two", "three"] {

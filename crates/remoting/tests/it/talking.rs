@@ -180,6 +180,22 @@ async fn stopping_answers_what_is_in_flight_and_drops_what_is_parked() {
 }
 
 #[tokio::test]
+async fn stopping_ends_the_calls_that_wait_for_a_peer() {
+    let mut fixture = Fixture::start(Limits::default());
+    let mut peer = fixture.peer().await;
+    let connection = fixture.connections.recv().await.expect("a connection");
+    let asked = connection.clone();
+    let call = tokio::spawn(async move { asked.call(request(ECHO, b""), MINUTE).await });
+    assert!(peer.receive().await.is_some(), "the question");
+    let stopped = tokio::spawn(fixture.server.shutdown(MINUTE));
+    // No time passes, and the peer has not closed.
+    assert_eq!(call.await.expect("no panic").map(drop), Err(CallError::Gone));
+    assert!(connection.call(request(ECHO, b""), MINUTE).await.is_err());
+    drop(peer);
+    stopped.await.expect("stopped");
+}
+
+#[tokio::test]
 async fn stopping_does_not_wait_longer_than_its_grace() {
     let fixture = Fixture::start(Limits::default());
     let mut peer = fixture.peer().await;

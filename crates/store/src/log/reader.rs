@@ -122,6 +122,16 @@ impl Log {
                 return Ok(Some(bytes));
             }
         }
+        // Who points here may be damaged, and say any length: what is long has to say so itself.
+        if len as u64 > BLOCK_LEN {
+            let mut head = [0; record::BLANK_LEN];
+            if !self.fill(at, &mut head, wait)? {
+                return Ok(None);
+            }
+            if Head::read(&head) != Head::Record(len) {
+                return Err(Fault::OutOfRange(at));
+            }
+        }
         self.read_exactly(at, len as usize, wait)
     }
 

@@ -16,13 +16,13 @@ use env::{
     Disk, Env,
     sim::{Crash, SimClock, SimDisk},
 };
-use store::{Appended, Draft, Entry, FlushDiskType, Options, Refused, Store};
+use store::{Appended, Draft, Entry, Fault, FlushDiskType, Options, Refused, Store};
 use wire::{
     names::system_flag,
     record::{CheckCrc, Record},
 };
 
-use crate::support::{message, options};
+use crate::support::{bodies, message, one, options};
 
 const ROOT: &str = "/store";
 const START: i64 = 1_700_000_000_000;
@@ -516,4 +516,34 @@ fn a_store_that_is_dropped_without_a_stop_lets_go_of_everything() {
     }
     drop(world);
     assert_eq!(Arc::strong_count(&disk), 1, "the store is gone, and with it its hold on the disk");
+}
+
+/// Timer logs and queues of others say where a record lies and how long it is.
+#[test]
+fn a_length_that_the_record_does_not_have_is_not_believed() {
+    let (clock, mut rng) = (SimClock::new(START), fastrand::Rng::with_seed(1));
+    let disk = SimDisk::new(1, clock.clone());
+    let mut options = options(Path::new(ROOT));
+    options.mapped_file_size_commit_log = 4 << 20;
+    options.tail_bytes_max = 0;
+    let (store, _) = Store::open(options, env(&clock, &disk, &mut rng)).expect("it opens");
+    let queue = store.queue("T", 0);
+    for _ in 0..3 {
+        let outcome = store.append(&[one(&queue, &[7; 300 << 10])]);
+        assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
+        store.drive();
+    }
+    store.step_all();
+    assert_eq!(bodies(&store, &queue).len(), 3);
+    let mut entries = Vec::new();
+    queue.read(0, 3, &mut entries).expect("queues can be read");
+    for (at, len) in [
+        (entries[0].log_offset, entries[0].len * 2),
+        (entries[0].log_offset, entries[0].len - 1),
+        (entries[0].log_offset + 1, entries[0].len),
+        (entries[0].log_offset, u32::MAX),
+    ] {
+        let read = store.read_blocking(at, len);
+        assert!(matches!(read, Err(Fault::OutOfRange(_))), "{at} {len} {read:?}");
+    }
 }

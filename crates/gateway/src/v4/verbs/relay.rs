@@ -137,9 +137,8 @@ impl Inquiry {
                 return false;
             }
         }
-        let mut members = broker.consumers(group).into_iter();
-        let id = self.connection.id();
-        let Some(member) = members.find(|member| member.channel.id() == id) else { return false };
+        let member = broker.consumer_behind(group, self.connection.id());
+        let Some(member) = member else { return false };
         if member.version < version::V3_1_8 {
             return false;
         }
