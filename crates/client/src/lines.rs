@@ -123,9 +123,13 @@ impl Lines {
 }
 
 /// What a client's connection may cost: a broker is trusted with more than a server trusts its clients with, and the
-/// bytes that wait to be sent are bounded by the producers' own bounds.
+/// messages under way, and so the calls, are bounded in bytes by the producers.
 fn limits() -> Limits {
-    Limits { outbox_bytes_max: 256 * 1024 * 1024, ..Limits::default() }
+    Limits {
+        outbox_bytes_max: 256 * 1024 * 1024,
+        calls_in_flight_max: 1 << 24,
+        ..Limits::default()
+    }
 }
 
 impl Line {

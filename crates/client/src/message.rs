@@ -439,6 +439,17 @@ impl ReceivedMessage {
         properties::iter(&self.properties)
     }
 
+    /// Returns the properties of the application's own.
+    pub fn user_properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_own = |name: &str| {
+            let is_reserved = RESERVED.contains(&name)
+                || name == TTL
+                || ["__", "TIMER_", "INNER_"].iter().any(|prefix| name.starts_with(prefix));
+            !is_reserved
+        };
+        self.properties().filter(move |(name, _)| is_own(name))
+    }
+
     /// Returns the name its producer gave it, which all its copies share: use it to drop duplicates. Producers of every
     /// SDK give one, other tools may not.
     pub fn unique_key(&self) -> Option<&str> {

@@ -23,7 +23,9 @@ use tracing::warn;
 use wire::{
     body::{
         ConsumerIdList, MessageQueue,
-        client::{ConsumeType, ConsumerData, MessageModel as WireModel, SubscriptionData},
+        client::{
+            CheckClient, ConsumeType, ConsumerData, MessageModel as WireModel, SubscriptionData,
+        },
     },
     code::{RequestCode, ResponseCode},
     fastjson,
@@ -186,6 +188,32 @@ impl Membership {
 
     fn subscription(&self, topic: &str) -> Option<SubscriptionData> {
         self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+    }
+
+    /// Has a broker check the conditions of SQL92: heartbeats are never refused, and no message would come (Java:
+    /// `checkClientInBroker`).
+    async fn check_conditions(&self) -> Result<(), ConsumeError> {
+        for subscription in self.subscriptions() {
+            if subscription.expression_type != SubscriptionData::SQL92 {
+                continue;
+            }
+            let Ok(route) = self.core.routes.of(&subscription.topic).await else { continue };
+            let Some(address) = route.masters().next() else { continue };
+            let asked = CheckClient {
+                client_id: self.core.id.clone(),
+                group: self.group.clone(),
+                namespace: None,
+                subscription_data: subscription,
+            };
+            let request = Frame::request(RequestCode::CHECK_CLIENT_CONFIG, &())
+                .with_body(fastjson::encode(&asked));
+            match self.core.call(address, request).await {
+                Err(refused @ RequestError::Refused { .. }) => return Err(refused.into()),
+                // Whether a broker is there is found out by pulling.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Returns the queues of `topic` that are this member's now; none if that cannot be said, and all stays as it is.

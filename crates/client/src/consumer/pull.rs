@@ -109,9 +109,10 @@ impl PullConsumerBuilder {
     /// Makes the consumer, and the group's brokers know it if it has subscriptions.
     ///
     /// # Errors
-    /// A setting cannot be, or the group is taken in this client.
+    /// A setting cannot be, the group is taken in this client, or a broker refuses a condition.
     pub async fn start(self) -> Result<PullConsumer, ConsumeError> {
         let member = self.setup.finish(ConsumeType::ConsumeActively)?;
+        member.check_conditions().await?;
         let topics: Vec<String> =
             member.subscriptions().into_iter().map(|subscription| subscription.topic).collect();
         let now = member.core.clock.monotonic();

@@ -221,8 +221,8 @@ impl PushConsumerBuilder {
     /// counts as one that asks for another try.
     ///
     /// # Errors
-    /// A setting cannot be, there is no subscription, or the group is taken in this client. That nobody is there to be
-    /// consumed from is no error: the consumer waits.
+    /// A setting cannot be, there is no subscription, the group is taken in this client, or a broker refuses a condition.
+    /// That nobody is there to be consumed from is no error: the consumer waits.
     pub async fn start<F, R>(self, handler: F) -> Result<PushConsumer, ConsumeError>
     where
         F: Fn(ReceivedMessage) -> R + Send + Sync + 'static,
@@ -283,6 +283,7 @@ impl PushConsumerBuilder {
             options.room.span_max = i64::MAX;
         }
         let member = setup.finish(ConsumeType::ConsumePassively)?;
+        member.check_conditions().await?;
         let shared = Arc::new(Shared {
             permits: Arc::new(Semaphore::new(options.concurrency)),
             member,

@@ -277,7 +277,7 @@ impl Producer {
         message: Message,
         queue: &MessageQueue,
     ) -> Result<SendReceipt, SendError> {
-        self.begin(message, To::Queue(Arc::new(queue.clone()))).await?.await
+        self.submit_to(message, queue).await?.await
     }
 
     /// Sends a message and waits for its answer elsewhere: with many of them one task keeps many sends under way.
@@ -304,6 +304,19 @@ impl Producer {
     /// ```
     pub async fn submit(&self, message: Message) -> Result<Receipt, SendError> {
         self.begin(message, To::Any).await
+    }
+
+    /// Sends a message to `queue`, and nowhere else, and waits for its answer elsewhere: messages submitted one after the
+    /// other stay in order there.
+    ///
+    /// # Errors
+    /// As [`Producer::submit`].
+    pub async fn submit_to(
+        &self,
+        message: Message,
+        queue: &MessageQueue,
+    ) -> Result<Receipt, SendError> {
+        self.begin(message, To::Queue(Arc::new(queue.clone()))).await
     }
 
     /// Sends a message and waits for no answer: it is queued when this returns, and nobody learns if it is lost. Who is

@@ -10,11 +10,12 @@ use std::{
 };
 
 use apogee_client::{
-    Client, ConsumeError, Consumed, Filter, Message, RequestError, ResponseCode, RouteError,
-    SendError,
+    Client, ConsumeError, Consumed, Filter, Message, Receipt, RequestError, ResponseCode,
+    RouteError, SendError,
 };
 use env::Clock;
 use remoting::{Connection, Handler, Limits, Listeners, Replies, Server, Service};
+use tokio::sync::mpsc;
 use wire::{
     body::route::{BrokerData, QueueData, TopicRouteData},
     code::RequestCode,
@@ -23,7 +24,7 @@ use wire::{
     header::send::{SendMessage, SendMessageResponse},
 };
 
-use crate::harness::{Seen, loopback};
+use crate::harness::{PATIENCE, Seen, loopback};
 
 /// What a broker of these tests does with a send.
 #[derive(Clone, Copy)]
@@ -33,6 +34,8 @@ enum Does {
     /// Closes the connection instead of answering.
     Dies,
     Silent,
+    /// Answers nothing before so many wait.
+    AnswersOnly(usize),
 }
 
 /// A broker that does as it is told, and notes the properties of what it was sent.
@@ -41,13 +44,15 @@ struct Fake {
     script: Arc<Mutex<Vec<Does>>>,
     last: Does,
     got: Seen,
+    /// How many waited for an answer at most.
+    most_waiting: Arc<AtomicUsize>,
 }
 
-struct FakeSession(Fake, Connection);
+struct FakeSession(Fake, Connection, Vec<Frame>);
 
 impl Service for Fake {
     fn connected(&self, connection: &Connection) -> Box<dyn Handler> {
-        Box::new(FakeSession(self.clone(), connection.clone()))
+        Box::new(FakeSession(self.clone(), connection.clone(), Vec::new()))
     }
 }
 
@@ -64,6 +69,11 @@ impl Handler for FakeSession {
                 }
                 continue;
             }
+            if let Does::AnswersOnly(_) = self.0.last {
+                let header = SendMessageResponse { msg_id: "id", ..SendMessageResponse::default() };
+                self.2.push(request.respond(ResponseCode::SUCCESS).with_header(&header));
+                continue;
+            }
             let header: SendMessage<'_> = request.header().expect("a send");
             self.0.got.note(header.properties.as_bytes());
             let mut script = self.0.script.lock().expect("no panic");
@@ -75,7 +85,13 @@ impl Handler for FakeSession {
                 }
                 Does::Refuses(code) => replies.push(&request.respond(code).with_remark("no")),
                 Does::Dies => self.1.close(),
-                Does::Silent => {}
+                Does::Silent | Does::AnswersOnly(_) => {}
+            }
+        }
+        if let Does::AnswersOnly(count) = self.0.last {
+            self.0.most_waiting.fetch_max(self.2.len(), SeqCst);
+            if self.2.len() >= count {
+                self.2.drain(..).for_each(|answer| replies.push(&answer));
             }
         }
     }
@@ -140,6 +156,7 @@ struct World {
     client: Client,
     names: FakeNames,
     got: Vec<Seen>,
+    most_waiting: Arc<AtomicUsize>,
     addresses: Vec<SocketAddr>,
     _servers: Vec<Server>,
 }
@@ -148,11 +165,13 @@ struct World {
 fn world(scripts: &[&[Does]]) -> World {
     let mut servers = Vec::new();
     let (mut got, mut addresses) = (Vec::new(), Vec::new());
+    let most_waiting = Arc::<AtomicUsize>::default();
     for script in scripts {
         let fake = Fake {
             script: Arc::new(Mutex::new(script.to_vec())),
             last: *script.last().expect("a script"),
             got: Seen::default(),
+            most_waiting: most_waiting.clone(),
         };
         got.push(fake.got.clone());
         let (server, address) = serve(fake);
@@ -167,7 +186,7 @@ fn world(scripts: &[&[Does]]) -> World {
     let (server, address) = serve(names.clone());
     servers.push(server);
     let client = Client::builder([address.to_string()]).build().expect("a client");
-    World { client, names, got, addresses, _servers: servers }
+    World { client, names, got, most_waiting, addresses, _servers: servers }
 }
 
 /// An address where nobody listens.
@@ -246,6 +265,35 @@ async fn a_silent_broker_costs_no_more_than_the_timeout() {
     let producer = builder.build().expect("a producer");
     let error = producer.send(Message::new("T", "body")).await.expect_err("no answer");
     assert!(matches!(&error, SendError::Unconfirmed { attempts: 1, .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_messages_for_a_slow_broker_take_no_more_than_the_buffer() {
+    const BUFFER_BYTES: usize = 256 * 1024;
+    // The topic's name, the body, and the 512 bytes that a message counts with besides.
+    const UNDER_WAY: usize = BUFFER_BYTES / (1 + 100 + 512);
+    // None is left that the broker would not answer.
+    const COUNT: usize = 1_000_000usize.next_multiple_of(UNDER_WAY);
+    let world = world(&[&[Does::AnswersOnly(UNDER_WAY)]]);
+    let builder = world.client.producer("g").buffer_bytes_max(BUFFER_BYTES);
+    let producer = builder.send_msg_timeout(PATIENCE).build().expect("a producer");
+    let (submitted, mut receipts) = mpsc::unbounded_channel();
+    let waiting = tokio::spawn(async move {
+        let mut stored = 0;
+        while let Some(receipt) = receipts.recv().await {
+            let receipt: Receipt = receipt;
+            stored += usize::from(receipt.await.is_ok());
+        }
+        stored
+    });
+    let message = Message::new("T", vec![b'x'; 100]);
+    for _ in 0..COUNT {
+        let receipt = producer.submit(message.clone()).await.expect("it is under way");
+        submitted.send(receipt).expect("somebody waits");
+    }
+    drop(submitted);
+    let stored = waiting.await.expect("no panic");
+    assert_eq!((stored, world.most_waiting.load(SeqCst)), (COUNT, UNDER_WAY));
 }
 
 #[tokio::test]
