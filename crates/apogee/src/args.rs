@@ -11,6 +11,7 @@ use crate::{
     bench::Bench,
     config::{Layers, Settings, Style},
     filters::Filter,
+    messages::{Consume, Send, Tail},
 };
 
 /// What the process was asked to do.
@@ -21,6 +22,12 @@ pub(crate) enum Task {
     Print(Layers, Print),
     /// Attach, detach or list code filters.
     Filter(Filter),
+    /// Send messages.
+    Send(Send),
+    /// Print the messages that a group gets.
+    Consume(Consume),
+    /// Look at a topic.
+    Tail(Tail),
     /// Measure a server.
     Bench(Bench),
 }
@@ -87,6 +94,12 @@ enum Command {
     /// Attaches modules of WebAssembly that say which messages of a topic a group gets.
     #[command(subcommand)]
     Filter(Filter),
+    /// Sends messages: arguments, lines of standard input, or files.
+    Send(Send),
+    /// Prints the messages of a topic as a member of a consumer group, and commits what it printed.
+    Consume(Consume),
+    /// Prints the last messages of a topic, or those from some place on; changes nobody's progress.
+    Tail(Tail),
     /// Measures any server of the protocol.
     #[command(subcommand)]
     Bench(Bench),
@@ -169,6 +182,9 @@ fn ours(arguments: Arguments) -> Task {
             Task::Print(run.plan().layers, if markdown { Print::Markdown } else { Print::All })
         }
         Command::Filter(filter) => Task::Filter(filter),
+        Command::Send(send) => Task::Send(send),
+        Command::Consume(consume) => Task::Consume(consume),
+        Command::Tail(tail) => Task::Tail(tail),
         Command::Bench(bench) => Task::Bench(bench),
     }
 }
@@ -237,7 +253,7 @@ mod tests {
         let words = std::iter::once("apogee").chain(words.iter().copied());
         match ours(Arguments::try_parse_from(words).unwrap()) {
             Task::Run(plan) => plan,
-            Task::Print(..) | Task::Filter(_) | Task::Bench(_) => panic!("not a run"),
+            _ => panic!("not a run"),
         }
     }
 

@@ -1,7 +1,7 @@
-//! The binary: the composition of all roles in one process, and the load generator.
+//! The binary: the composition of all roles in one process, the commands that send and read, and the load generator.
 //!
 //! `main` is a table of contents: what was asked (`args`), with what settings (`config`), and who does it
-//! (`roles`, `bench`).
+//! (`roles`, `messages`, `bench`).
 
 mod address;
 mod args;
@@ -10,6 +10,7 @@ mod bench;
 mod config;
 mod filters;
 mod machine;
+mod messages;
 mod roles;
 mod signals;
 mod telemetry;
@@ -44,13 +45,16 @@ pub fn main() -> ExitCode {
         Task::Run(plan) => run(&plan, began),
         Task::Print(layers, print) => print_config(&layers, print),
         Task::Filter(filter) => filter.run(),
+        Task::Send(send) => send.run(),
+        Task::Consume(consume) => consume.run(),
+        Task::Tail(tail) => tail.run(),
         Task::Bench(bench) => bench.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("apogee: {}", said(&error));
-            ExitCode::FAILURE
+            ExitCode::from(if messages::is_usage(&error) { 2 } else { 1 })
         }
     }
 }
@@ -68,7 +72,7 @@ fn said(error: &anyhow::Error) -> String {
 
 fn run(plan: &Plan, began: Instant) -> anyhow::Result<()> {
     let loaded = plan.layers.load()?;
-    telemetry::start(plan.log_format);
+    telemetry::start(plan.log_format, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(machine::worker_threads(loaded.settings.process.worker_threads))
         .thread_name("apogee")

@@ -6,13 +6,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
-/// The filter where `APOGEE_LOG` says nothing.
-const DEFAULT_FILTER: &str = "info";
-
-/// Begins to write events; once for a process.
-pub(crate) fn start(format: LogFormat) {
+/// Begins to write events; once for a process. `default_filter` holds where `APOGEE_LOG` says nothing.
+pub(crate) fn start(format: LogFormat, default_filter: &str) {
     let filter =
-        EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).init(),

@@ -2,8 +2,10 @@
 //!
 //! The generator shares the machine with the server, so it is built to be cheap: requests are encoded once and
 //! patched in place ([`template`]), many go out in one write ([`pipe`]), and of the answers only three numbers are
-//! read ([`scan`]). Each run ends with one line of `key=value` ([`report`]).
+//! read ([`scan`]). Sends and pulls can go through our client instead, which shows what that costs ([`client`]). Each run
+//! ends with one line of `key=value` ([`report`]).
 
+mod client;
 mod control;
 mod latency;
 mod members;
@@ -26,6 +28,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use tokio::time::{Duration, Instant};
 
+pub(crate) use self::produce::name_and_value;
 use self::{
     control::Control,
     template::{Codec, digits},

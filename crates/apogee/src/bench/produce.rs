@@ -37,12 +37,12 @@ pub(crate) struct Produce {
     #[command(flatten)]
     pub(super) target: Target,
     #[command(flatten)]
-    length: Length,
+    pub(super) length: Length,
     #[command(flatten)]
-    shape: Shape,
+    pub(super) shape: Shape,
     /// Requests in flight on each connection.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    in_flight: u32,
+    pub(super) in_flight: u32,
     /// Messages a second over all connections; as many as the server takes when 0.
     #[arg(long, default_value_t = 0)]
     rate: u64,
@@ -52,6 +52,11 @@ pub(crate) struct Produce {
     /// Ends when as many messages are readable in the topic as were sent: delayed ones, and those of transactions.
     #[arg(long)]
     until_delivered: bool,
+    /// Sends through `apogee-client`, a client and a task for each connection, by the routes of the name server.
+    #[arg(long, conflicts_with_all = [
+        "rate", "lag", "until_delivered", "transaction", "batch", "no_unique_key", "topics", "codec",
+    ])]
+    client: bool,
 }
 
 /// What each message is like.
@@ -65,16 +70,16 @@ pub(super) struct Shape {
     batch: u32,
     /// Tag of the messages.
     #[arg(long)]
-    tag: Option<String>,
+    pub(super) tag: Option<String>,
     /// User keys on each message, each of them new; the index holds them all.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16))]
-    keys: u32,
+    pub(super) keys: u32,
     /// Leaves out the unique key that every real client puts on a message (and the broker indexes).
     #[arg(long)]
     no_unique_key: bool,
     /// A property of each message, NAME=VALUE; may be repeated. `DELAY=3` is the third delay level.
     #[arg(long, value_parser = name_and_value)]
-    property: Vec<(String, String)>,
+    pub(super) property: Vec<(String, String)>,
     /// Sends each message as half of a transaction, and commits it.
     #[arg(long, conflicts_with = "batch")]
     transaction: bool,
@@ -92,7 +97,8 @@ pub(super) struct Due {
     pub(super) seconds: u64,
 }
 
-fn name_and_value(text: &str) -> Result<(String, String), String> {
+/// Reads a property, `NAME=VALUE`.
+pub(crate) fn name_and_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it is NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -100,6 +106,9 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 impl Produce {
     pub(super) async fn run(self) -> Result<()> {
         self.length.check()?;
+        if self.client {
+            return super::client::produce(&self).await;
+        }
         let Target { connections, queues, topics, codec, .. } = self.target;
         let brokers = self.target.brokers().await?;
         let create_us = self.target.create_topics(&brokers).await?;

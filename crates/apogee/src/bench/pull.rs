@@ -39,22 +39,22 @@ pub(crate) struct Pull {
     pub(super) target: Target,
     /// Ends after so many messages, reading the backlog again as often as needed; once through it by default.
     #[arg(long)]
-    messages: Option<u64>,
+    pub(super) messages: Option<u64>,
     /// Ends after so many seconds, reading the backlog again as often as needed.
     #[arg(long)]
     seconds: Option<u64>,
     /// Messages before the measurement begins.
     #[arg(long, default_value_t = 0)]
-    warmup: u64,
+    pub(super) warmup: u64,
     /// Messages asked for in one request.
     #[arg(long, default_value_t = 32)]
-    max: u32,
+    pub(super) max: u32,
     /// Consumer group.
     #[arg(long, default_value = "apogee-bench")]
-    group: String,
+    pub(super) group: String,
     /// Tags, as in a subscription.
     #[arg(long, default_value = "*")]
-    tags: String,
+    pub(super) tags: String,
     /// First offset in each queue; where the queue begins by default.
     #[arg(long)]
     from: Option<i64>,
@@ -64,10 +64,18 @@ pub(crate) struct Pull {
     /// Holds the locks of all queues, renewed each second, and commits with each pull, as orderly consumers do.
     #[arg(long)]
     orderly: bool,
+    /// Reads through a push consumer of `apogee-client`, in a group of its own; once through the backlog at most.
+    #[arg(long, conflicts_with_all = [
+        "seconds", "from", "sql", "orderly", "topics", "queues", "connections", "codec",
+    ])]
+    client: bool,
 }
 
 impl Pull {
     pub(super) async fn run(self) -> Result<()> {
+        if self.client {
+            return super::client::pull(&self).await;
+        }
         let Target { connections, queues, topics, codec, .. } = self.target;
         let again = self.messages.is_some() || self.seconds.is_some();
         let brokers = self.target.brokers().await?;

@@ -199,6 +199,8 @@ impl Line {
             self.pair("server_rss_mib", format_args!("{:.1}", resident_mib(servers)));
         }
         self.pair("generator_cpu_us", format_args!("{:.3}", cost.own_cpu_s * 1e6 / messages));
+        let own = anonymous_mib(&[std::process::id()]);
+        self.pair("generator_anon_mib", format_args!("{own:.1}"));
         self.pair("outside_cores", format_args!("{:.2}", cost.outside_cpu_s / seconds));
         self.pair(
             "disk_mib_per_s",

@@ -5,5 +5,6 @@ mod config;
 mod filter;
 mod hostile;
 mod kill;
+mod messages;
 mod server;
 mod stop;
