@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
+    java,
     process::{output, root, run},
     server::{Kind, Ports, Role, Server, Spec},
 };
@@ -32,7 +33,7 @@ const USAGE: &str = "\
 usage: cargo xtask compare [ROW]... [--rounds N] [--only original|apogee] [--heap SIZE] [--built] [--table]
 
   rows: produce wide pull batch latency lone memory sync idle delay retry transaction orderly sql92
-        restart topics deep members groups timers; all of them unless named
+        restart topics deep members groups timers client; all of them unless named
   --built measures target/release/apogee as it is
   --table writes docs/performance.md from what was measured before, and measures nothing
 ";
@@ -61,7 +62,7 @@ const fn figure(
 }
 
 /// The rows, with what they are called.
-const ROWS: [(&str, &str); 20] = [
+const ROWS: [(&str, &str); 21] = [
     ("produce", "1 KiB sends, 4 connections × 64 in flight, async flush"),
     ("wide", "the same, 4 × 256 in flight"),
     ("pull", "pull of that backlog, 32 a request"),
@@ -82,6 +83,10 @@ const ROWS: [(&str, &str); 20] = [
     ("members", "5,000 consumers in one group, a connection each"),
     ("groups", "10,000 groups with a consumer each"),
     ("timers", "1 M messages of 128 B that wait for their time, due 50,000 a second"),
+    (
+        "client",
+        "1 KiB through one client against Apogee's server: the Java client (as `original`) and `apogee-client`",
+    ),
 ];
 
 const FIGURES: &[Figure] = &[
@@ -194,6 +199,19 @@ const FIGURES: &[Figure] = &[
     figure("timers", "late p50, ms", "timers.late_p50_ms", 0, ""),
     figure("timers", "late at most, ms", "timers.late_max_ms", 0, "≤ 1,000 ms"),
     figure("timers", "before their time", "timers.early", 0, "none"),
+    figure("client", "sender CPU, µs a message", "client_send.generator_cpu_us", 2, "≤ 0.20"),
+    figure("client", "sent, messages/s", "client_send.rate", 0, ""),
+    figure("client", "sender, anonymous memory, MiB", "client_send.generator_anon_mib", 0, ""),
+    figure("client", "receiver CPU, µs a message", "client_receive.generator_cpu_us", 2, "≤ 0.20"),
+    figure("client", "received, messages/s", "client_receive.rate", 0, ""),
+    figure(
+        "client",
+        "sent one after the other, p50, µs",
+        "client_lone.p50_us",
+        0,
+        "the round trip",
+    ),
+    figure("client", "the round trip, raw, p50, µs", "client_round_trip.p50_us", 0, ""),
 ];
 
 /// A run of `apogee bench` on a session's server.
@@ -311,6 +329,28 @@ const GROUPS: &[Step] = &[
     ),
 ];
 
+/// Steps of our client, and the same for the Java client's `Load`, on one warm server of ours.
+const CLIENT: &[Step] = &[
+    step(
+        "client_send",
+        "produce --client --topic client --create --connections 1 --in-flight 256 --warmup 300000 --messages 1000000",
+    ),
+    step("client_receive", "pull --client --topic client --warmup 300000 --messages 1000000"),
+    step(
+        "client_lone",
+        "produce --client --topic lone --create --connections 1 --in-flight 1 --warmup 5000 --messages 20000",
+    ),
+    step(
+        "client_round_trip",
+        "produce --topic lone --connections 1 --in-flight 1 --warmup 5000 --messages 20000",
+    ),
+];
+const JAVA_CLIENT: &[Step] = &[
+    step("client_send", "send client 300000 1000000"),
+    step("client_receive", "receive client 300000 1000000"),
+    step("client_lone", "lone lone 5000 20000"),
+];
+
 /// What was asked for.
 struct Asked {
     rows: Vec<String>,
@@ -411,6 +451,24 @@ impl Asked {
             for step in RULES {
                 if self.wants_step(step.name) || step.name == "rules_fill" && is_filled {
                     session.step(step, results)?;
+                }
+            }
+            session.stop()?;
+        }
+        if self.wants("client") {
+            // the figures belong to whose client it is
+            let server = Session::start(&Kind::Apogee, &self.heap, &[])?;
+            let session = Session { kind: kind.clone(), ..server };
+            session.step(&WARM, results)?;
+            match kind {
+                Kind::Apogee => {
+                    CLIENT.iter().try_for_each(|step| session.step(step, results))?;
+                }
+                Kind::Original(release) => {
+                    let class_path = java::programs(release)?;
+                    for step in JAVA_CLIENT {
+                        session.java_step(&class_path, step, results)?;
+                    }
                 }
             }
             session.stop()?;
@@ -530,18 +588,29 @@ impl Session {
         let mut command = Command::new(root().join("target/release/apogee"));
         command.arg("bench").args(step.flags.split(' '));
         command.arg(format!("--broker=127.0.0.1:{}", PORTS.broker));
+        command.arg(format!("--namesrv=127.0.0.1:{}", PORTS.namesrv));
         command.arg(format!("--pid={}", self.broker.id()));
-        let line = output(&mut command)?;
+        self.keep(step, &output(&mut command)?, &format!("apogee bench {}", step.flags), results)
+    }
+
+    /// Has the Java client do a step.
+    fn java_step(&self, class_path: &str, step: &Step, results: &mut Results) -> Result<()> {
+        let mut command = java::java(class_path, &self.folder.join("client"))?;
+        command.args(["-Xmx1g", "Load"]).args(step.flags.split(' '));
+        command.env("NAMESRV_ADDR", format!("127.0.0.1:{}", PORTS.namesrv));
+        self.keep(step, &output(&mut command)?, "", results)
+    }
+
+    fn keep(&self, step: &Step, line: &str, shown: &str, results: &mut Results) -> Result<()> {
         eprintln!("{:<12} {}", step.name, line.trim());
-        let shown = format!("apogee bench {}", step.flags);
-        for (key, value) in pairs(&line) {
-            results.add(&format!("{}.{key}", step.name), &self.kind, value, &shown);
+        for (key, value) in pairs(line) {
+            results.add(&format!("{}.{key}", step.name), &self.kind, value, shown);
             if key == "create_topic_us" {
                 results.add(
                     &format!("{}.create_topic_ms", step.name),
                     &self.kind,
                     value / 1e3,
-                    &shown,
+                    shown,
                 );
             }
         }

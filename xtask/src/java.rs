@@ -69,7 +69,16 @@ pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
     let names: &[&str] = match version {
         "4.2.0" => &["Interop"],
         "4.9.7" => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Ledger"],
-        _ => &["Interop", "LitePull", "Transactions", "Requests", "Traces", "Timers", "Ledger"],
+        _ => &[
+            "Interop",
+            "LitePull",
+            "Transactions",
+            "Requests",
+            "Traces",
+            "Timers",
+            "Ledger",
+            "Load",
+        ],
     };
     compile(names, &classes(version), class_path(version)?)
 }

@@ -132,7 +132,7 @@ pub(super) async fn pull(bench: &Pull) -> Result<()> {
         backlog += reader.end_offset(&queue).await? - reader.first_offset(&queue).await?;
     }
     let backlog = u64::try_from(backlog)?;
-    let messages = bench.messages.unwrap_or(backlog.saturating_sub(bench.warmup));
+    let messages = bench.messages.unwrap_or_else(|| backlog.saturating_sub(bench.warmup));
     let all = bench.warmup + messages;
     if messages == 0 || all > backlog {
         bail!("the backlog has {backlog} messages: `apogee bench produce` first");

@@ -63,7 +63,8 @@ pub(crate) fn is_usage(error: &Error) -> bool {
 
 /// Runs a command to its end. Whoever reads our output slowly keeps one thread, and the other keeps the membership.
 fn run<R: Future<Output = Result<()>>>(work: impl FnOnce(Stop) -> R) -> Result<()> {
-    telemetry::start(LogFormat::Text, "warn");
+    // What goes wrong for good is the command's own last line.
+    telemetry::start(LogFormat::Text, "error");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async { work(signals::listen()?).await.map_err(with_cure) })
@@ -71,11 +72,11 @@ fn run<R: Future<Output = Result<()>>>(work: impl FnOnce(Stop) -> R) -> Result<(
 
 /// Adds what to do to errors that only say what is wrong.
 fn with_cure(error: Error) -> Error {
-    let route = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
-        (Some(SendError::Route(route)), _, _)
-        | (_, Some(ConsumeError::Route(route)), _)
-        | (_, _, Some(route)) => route,
-        _ => return error,
+    let ((Some(SendError::Route(route)), _, _)
+    | (_, Some(ConsumeError::Route(route)), _)
+    | (_, _, Some(route))) = (error.downcast_ref(), error.downcast_ref(), error.downcast_ref())
+    else {
+        return error;
     };
     match route {
         RouteError::NameServersAway { .. } => {

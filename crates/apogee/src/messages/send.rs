@@ -190,10 +190,10 @@ fn read(bodies: Vec<String>, files: Vec<PathBuf>) -> mpsc::Receiver<Result<Bytes
             read_lines(&give);
         }
         for body in bodies {
-            match body.as_str() {
-                "-" => read_lines(&give),
-                _ if !give(Ok(body.into())) => return,
-                _ => {}
+            if body == "-" {
+                read_lines(&give);
+            } else if !give(Ok(body.into())) {
+                return;
             }
         }
     });

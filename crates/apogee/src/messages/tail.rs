@@ -6,7 +6,7 @@ use anyhow::Result;
 use apogee_client::{ConsumeError, MessageQueue, PullConsumer, ReceivedMessage};
 use clap::Args;
 
-use crate::signals::{Stop, stopped};
+use crate::signals::stopped;
 
 use super::{
     Cluster, READERS, find_queue,

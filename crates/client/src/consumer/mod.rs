@@ -207,10 +207,11 @@ impl Membership {
             };
             let request = Frame::request(RequestCode::CHECK_CLIENT_CONFIG, &())
                 .with_body(fastjson::encode(&asked));
-            match self.core.call(address, request).await {
-                Err(refused @ RequestError::Refused { .. }) => return Err(refused.into()),
-                // Whether a broker is there is found out by pulling.
-                Ok(_) | Err(_) => {}
+            // Whether a broker is there is found out by pulling.
+            if let Err(refused @ RequestError::Refused { .. }) =
+                self.core.call(address, request).await
+            {
+                return Err(refused.into());
             }
         }
         Ok(())
