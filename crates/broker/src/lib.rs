@@ -41,6 +41,7 @@ pub use clients::{ConsumerIds, Session};
 pub use config::{KeepConfig, Kept, live_keys};
 pub use delay::DelayOffsetTable;
 pub use options::{DELAY_LEVELS, Options, Release, parse_delay_levels};
+pub use pull::Plan as PullPlan;
 pub use store::Boundary;
 pub use timer::TimerMetrics;
 pub use transaction::{TransactionMetric, TransactionMetrics};

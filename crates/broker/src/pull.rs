@@ -38,8 +38,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// How many times its own length an answer may keep alive of them.
 const PINNED_PER_BYTE: usize = 16;
 
-/// A pull whose checks have passed.
-struct Plan {
+/// A pull whose checks have passed and whose commit is stored: [`Broker::begin_pull`].
+pub struct Plan {
     topic: Arc<Topic>,
     group: Arc<SubscriptionGroupConfig>,
     queue: Arc<Queue>,
@@ -66,20 +66,48 @@ struct Pick {
 }
 
 impl Broker {
-    /// Answers with messages, or waits for some as long as the request allows.
+    /// As [`Broker::begin_pull`] and [`Broker::finish_pull`] in one.
     ///
     /// # Errors
     /// See [`PullError`].
     pub async fn pull(&self, cx: &Caller, request: Pull) -> Result<Pulled, PullError> {
-        let plan = self.plan_pull(cx, &request)?;
-        let pulled = self.pull_once(&plan, &request).await?;
-        if let Some(offset) = request.commit {
-            let committed =
-                self.inner.offsets.commit(&request.group, &request.topic, request.queue_id, offset);
-            if let Err(full) = committed {
-                tracing::warn!(group = %request.group, topic = %request.topic, error = %full, "commit by pull lost");
-            }
+        let plan = self.begin_pull(cx, &request)?;
+        self.finish_pull(cx, plan, request).await
+    }
+
+    /// Checks a pull and stores the commit that it carries. A door does this as requests arrive: a commit that follows
+    /// the pull on its connection must not be overtaken by the older one, however long the pull waits.
+    ///
+    /// # Errors
+    /// See [`PullError`]; nothing is committed then.
+    pub fn begin_pull(&self, cx: &Caller, request: &Pull) -> Result<Plan, PullError> {
+        let plan = self.plan_pull(cx, request)?;
+        let Pull { group, topic, queue_id, .. } = request;
+        let offsets = &self.inner.offsets;
+        // A group that was sent elsewhere stays there; this pull learns of it.
+        let is_reset = || {
+            self.inner.options.read().use_server_side_reset_offset
+                && offsets.is_reset(group, topic, *queue_id)
+        };
+        if let Some(offset) = request.commit.filter(|_| !is_reset())
+            && let Err(full) = offsets.commit(group, topic, *queue_id, offset)
+        {
+            tracing::warn!(%group, %topic, error = %full, "commit by pull lost");
         }
+        Ok(plan)
+    }
+
+    /// Answers a pull with messages, or waits for some as long as the request allows.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn finish_pull(
+        &self,
+        cx: &Caller,
+        plan: Plan,
+        request: Pull,
+    ) -> Result<Pulled, PullError> {
+        let pulled = self.pull_once(&plan, &request).await?;
         match request.suspend {
             Some(suspend) if pulled.status.outcome() == PullOutcome::NotFound => {
                 // Boxed: a pull that is answered at once carries nothing of the waiting.

@@ -220,6 +220,24 @@ async fn offsets_are_committed_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_commit_is_not_overtaken_by_the_older_one_of_a_pull_before_it() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        world.send("T", 0, "body").await;
+    }
+    world.readable("T", 0, 3).await;
+    let of_group = [("consumerGroup", "consumers"), ("topic", "T"), ("queueId", "0")];
+    for _ in 0..50 {
+        let pulling = but(but(pull("T", 0, 0), "sysFlag", "5"), "commitOffset", "1");
+        let commit = request(RequestCode::UPDATE_CONSUMER_OFFSET, &of_group);
+        // Both go out in one run, in this order.
+        tokio::join!(world.done(pulling), world.done(but(commit, "commitOffset", "2")));
+        let found = world.done(request(RequestCode::QUERY_CONSUMER_OFFSET, &of_group)).await;
+        assert_eq!(field(&found, "offset"), 2);
+    }
+}
+
+#[tokio::test]
 async fn members_of_a_group_hear_of_each_other_until_they_go() {
     let world = World::new().await;
     world.send("T", 0, "one").await;

@@ -39,12 +39,17 @@ pub(crate) fn pull(session: &Session, request: Frame, replies: &mut Replies) {
     let inquiry = session.inquiry.clone();
     // A long poll keeps nothing of the buffer that it came in, which may have come with a megabyte of sends.
     let request = Frame { ext: Ext::default(), body: Body::new(), remark: None, ..request };
+    let begun = broker.begin_pull(&caller, &asked);
     replies.park(async move {
-        let mut outcome = broker.pull(&caller, asked.clone()).await;
+        let mut outcome = match begun {
+            Ok(plan) => broker.finish_pull(&caller, plan, asked.clone()).await,
+            Err(error) => Err(error),
+        };
         if matches!(outcome, Err(PullError::SubscriptionNotLatest | PullError::FilterDataNotLatest))
             && inquiry.learn(&broker, &asked.group).await
         {
-            outcome = broker.pull(&caller, asked).await;
+            // What it carries may be out of date by now.
+            outcome = broker.pull(&caller, Pull { commit: None, ..asked }).await;
         }
         let answer = match outcome {
             Ok(pulled) => pulled_response(&request, pulled),
