@@ -1,4 +1,5 @@
-//! Stock clients against a server: the Java client in several releases and what rides on it, the Go client, and `mqadmin`.
+//! Stock clients against a server: the Java client in several releases, alone, beside ours and with what rides on it,
+//! the Go client, and `mqadmin`.
 //!
 //! Each suite gets a fresh server, ours unless `--server` names a release of the original, which is the oracle: a suite that
 //! does not pass there proves nothing. A suite prints a line per check and `N passed, N failed` at its end; one that fails is
@@ -21,13 +22,14 @@ use crate::server::{self, Deployment, Kind, Ports, quiet_logging};
 
 const PORTS: Ports = Ports { namesrv: 26_876, broker: 26_911 };
 const SUITE_LIMIT: Duration = Duration::from_secs(600);
-const SUITES: [&str; 9] = [
+const SUITES: [&str; 10] = [
     "java-4.2.0",
     "java-4.9.7",
     "java-5.5.0",
     "java-5.5.0-binary",
     "logappender",
     "openmessaging",
+    "peers",
     "go",
     "mqadmin",
     "sql92",
@@ -37,7 +39,7 @@ const ADAPTERS: &str = "4.9.7";
 
 /// What the broker of a suite is told: half messages are asked for soon and as often as a slow client needs it, and what is
 /// ended is known before the original could ask for it.
-const BROKER: [&str; 5] = [
+pub(crate) const BROKER: [&str; 5] = [
     "traceTopicEnable=true",
     "transactionTimeOut=2000",
     "transactionCheckInterval=1000",
@@ -94,6 +96,7 @@ fn run_suite(suite: &str, kind: &Kind) -> anyhow::Result<()> {
         "mqadmin" => Command::new("true"),
         "logappender" => adapter("LogAppenders", &home)?,
         "openmessaging" => adapter("OpenMessaging", &home)?,
+        "peers" => peers(&home)?,
         java => java_suite(java, &home)?,
     };
     let mut servers = Deployment::start(kind, &home.join("servers"), PORTS, &BROKER)?;
@@ -127,6 +130,19 @@ fn adapter(program: &str, home: &Path) -> anyhow::Result<Command> {
     command.args(["-Dfile.encoding=UTF-8", program]);
     // without it OpenMessaging asks an HTTP server where the name servers are
     command.env("OMS_RMQ_DIRECT_NAME_SRV", "true");
+    Ok(command)
+}
+
+/// The Java client and ours on the same topics.
+fn peers(home: &Path) -> anyhow::Result<Command> {
+    run_command(
+        Command::new("cargo")
+            .args(["build", "--package", "apogee-client", "--example", "peer"])
+            .current_dir(root()),
+    )?;
+    let mut command = java::java(&java::programs("5.5.0")?, home)?;
+    let peer = root().join("target/debug/examples/peer");
+    command.arg("-Xmx512m").arg(format!("-Dinterop.peer={}", peer.display())).arg("Peers");
     Ok(command)
 }
 

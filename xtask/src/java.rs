@@ -78,6 +78,7 @@ pub(crate) fn programs(version: &str) -> anyhow::Result<String> {
             "Timers",
             "Ledger",
             "Load",
+            "Peers",
         ],
     };
     compile(names, &classes(version), class_path(version)?)

@@ -5,6 +5,7 @@
 mod capture;
 mod ci;
 mod compare;
+mod examples;
 mod handover;
 mod interop;
 mod java;
@@ -24,11 +25,13 @@ usage: cargo xtask <task>
 
   capture [STEP]...              record golden bytes from the original under fixtures/
   ci [STEP]...                   all that must hold before a change lands: format clippy test docs fuzz deny
-                                 release scenarios interop handover
+                                 release scenarios examples interop handover
+  examples [NAME]... [--server apogee|VERSION]
+                                 run the programs of examples/ against a server; all of them unless named
   handover [ROUND]...            pass a store between the original's broker and ours, in both directions
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
-                                 java-5.5.0-binary logappender openmessaging go mqadmin sql92; all of them
+                                 java-5.5.0-binary peers logappender openmessaging go mqadmin sql92; all of them
                                  unless named
   scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...
                                  play scenarios/ in virtual time, on our binary and on the original; --bless writes
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "capture" => capture::run(rest),
         "ci" => ci::run(rest),
+        "examples" => examples::run(rest),
         "handover" => handover::run(rest),
         "interop" => interop::run(rest),
         "scenarios" => scenarios::run(rest),
