@@ -44,6 +44,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     let home = scratch().join("run-examples");
     let mut servers = Deployment::start(&kind, &home.join("servers"), PORTS, &BROKER)?;
     let mut failed = Vec::new();
+    let mut passed = 0;
     for name in chosen {
         if name == OURS_ALONE && kind != Kind::Apogee {
             println!("{name} ... left out: {kind} has no code filters");
@@ -62,6 +63,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         let took = began.elapsed().as_millis();
         if status.is_some_and(|status| status.success()) {
             println!("{name} ... ok ({took} ms)");
+            passed += 1;
             continue;
         }
         let ended = status.map_or_else(|| "did not end".to_owned(), |status| status.to_string());
@@ -69,6 +71,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         failed.push(name);
     }
     servers.stop()?;
+    println!("{passed} passed, {} failed", failed.len());
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(" "));
     }
