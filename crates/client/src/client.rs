@@ -13,7 +13,6 @@ use std::{
 
 use env::Clock;
 use futures_util::future::{BoxFuture, join_all};
-use remoting::Connection;
 use tokio::sync::oneshot;
 use tracing::warn;
 use wire::{
@@ -35,7 +34,7 @@ use crate::{
     consumer::{PullConsumerBuilder, PushConsumerBuilder},
     error::{InvalidField, RequestError},
     inbound::Inbound,
-    lines::{Lines, succeeded, unanswered},
+    lines::{Lines, Signed, succeeded, unanswered},
     message::ReceivedMessage,
     producer::{self, ProducerBuilder},
     route::{Route, Routes},
@@ -90,12 +89,8 @@ impl Client {
         let clock = config.clock.clone();
         let core = Arc::new(Core {
             id: format!("{ip}@{instance}"),
-            routes: Routes::new(
-                clock.clone(),
-                config.mq_client_api_timeout,
-                config.name_servers.clone(),
-            ),
-            lines: Lines::new(clock.clone()),
+            routes: Routes::new(&config),
+            lines: Lines::new(&config),
             unique: UniqueKeys::new(clock.clone(), ip),
             members: Mutex::default(),
             replies: Mutex::default(),
@@ -193,7 +188,7 @@ impl Core {
     pub(crate) async fn connection(
         self: &Arc<Core>,
         address: &str,
-    ) -> Result<Connection, RequestError> {
+    ) -> Result<Signed, RequestError> {
         let handler = || Inbound::new(self, address);
         let (connection, is_new) = self.lines.connection(address, handler).await?;
         if is_new {
@@ -224,7 +219,7 @@ impl Core {
     }
 
     /// Tells a broker who is here; what it answers changes nothing.
-    async fn greet(&self, address: &str, connection: &Connection) {
+    async fn greet(&self, address: &str, connection: &Signed) {
         let Some(heartbeat) = self.heartbeat() else { return };
         let request =
             Frame::request(RequestCode::HEART_BEAT, &()).with_body(fastjson::encode(&heartbeat));

@@ -2,12 +2,13 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
 use env::Clock;
 
-use crate::{Client, error::InvalidField};
+use crate::{Client, Credentials, error::InvalidField};
 
 /// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub struct ClientBuilder {
     pub(crate) heartbeat_broker_interval: Duration,
     pub(crate) mq_client_api_timeout: Duration,
     pub(crate) message_bytes_max: usize,
+    pub(crate) credentials: Option<Arc<Credentials>>,
     pub(crate) clock: Clock,
     fault: Option<InvalidField>,
 }
@@ -33,6 +35,7 @@ impl ClientBuilder {
             heartbeat_broker_interval: Duration::from_secs(30),
             mq_client_api_timeout: Duration::from_secs(3),
             message_bytes_max: 64 * 1024 * 1024,
+            credentials: None,
             clock: Clock::real(),
             fault: None,
         };
@@ -114,6 +117,21 @@ impl ClientBuilder {
     #[must_use]
     pub fn message_bytes_max(mut self, bytes: usize) -> ClientBuilder {
         self.message_bytes_max = bytes;
+        self
+    }
+
+    /// Says who the client is, to servers with access control; every request is signed. A server that refuses is told of
+    /// by [`RequestError::Refused`](crate::RequestError::Refused), with its reason.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> ClientBuilder {
+        if !credentials.is_complete {
+            self.blame(
+                "credentials",
+                &credentials.access_key,
+                "neither access key nor secret key may be empty",
+            );
+        }
+        self.credentials = Some(Arc::new(credentials));
         self
     }
 

@@ -99,6 +99,7 @@ mod client;
 mod compression;
 mod config;
 mod consumer;
+mod credentials;
 mod error;
 mod inbound;
 mod lines;
@@ -113,6 +114,7 @@ pub use consumer::{
     AllocateStrategy, ConsumeFromWhere, Consumed, Filter, MessageModel, Ordered, PullConsumer,
     PullConsumerBuilder, PushConsumer, PushConsumerBuilder,
 };
+pub use credentials::Credentials;
 pub use error::{
     BatchError, ConsumeError, InvalidField, ReplyError, RequestError, RouteError, SendError,
 };

@@ -10,11 +10,11 @@ use std::{
 };
 
 use env::Clock;
-use remoting::{CallError, Connection, Limits};
+use remoting::{CallError, Connection, Limits, PushError};
 use tokio::{net::lookup_host, sync::Mutex as AsyncMutex};
 use wire::{code::ResponseCode, frame::Frame};
 
-use crate::{error::RequestError, inbound::Inbound};
+use crate::{ClientBuilder, Credentials, error::RequestError, inbound::Inbound};
 
 /// How long a name may take to be resolved.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +24,7 @@ const ADDRESSES_MAX: usize = 4;
 /// The connections of a client.
 pub(crate) struct Lines {
     clock: Clock,
+    credentials: Option<Arc<Credentials>>,
     table: Mutex<HashMap<String, Arc<Line>>>,
 }
 
@@ -35,8 +36,9 @@ struct Line {
 }
 
 impl Lines {
-    pub(crate) fn new(clock: Clock) -> Lines {
-        Lines { clock, table: Mutex::default() }
+    pub(crate) fn new(config: &ClientBuilder) -> Lines {
+        let (clock, credentials) = (config.clock.clone(), config.credentials.clone());
+        Lines { clock, credentials, table: Mutex::default() }
     }
 
     /// Returns the connection to `address`, and whether this call has dialled it.
@@ -44,15 +46,15 @@ impl Lines {
         &self,
         address: &str,
         make_handler: impl Fn() -> Inbound,
-    ) -> Result<(Connection, bool), RequestError> {
+    ) -> Result<(Signed, bool), RequestError> {
         let line = self.line(address);
         if let Some(connection) = line.connection() {
-            return Ok((connection, false));
+            return Ok((self.signed(connection), false));
         }
         let came_at = self.clock.monotonic();
         let mut failure = line.dialing.lock().await;
         if let Some(connection) = line.connection() {
-            return Ok((connection, false));
+            return Ok((self.signed(connection), false));
         }
         let unreachable =
             |reason| RequestError::Unreachable { address: address.to_owned(), reason };
@@ -63,7 +65,7 @@ impl Lines {
             Ok(client) => {
                 let connection = Connection::clone(&client);
                 *line.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
-                Ok((connection, true))
+                Ok((self.signed(connection), true))
             }
             Err(reason) => {
                 *failure = Some((self.clock.monotonic(), reason.clone()));
@@ -73,9 +75,15 @@ impl Lines {
     }
 
     /// Returns those that are connected now, with their addresses.
-    pub(crate) fn connected(&self) -> Vec<(String, Connection)> {
+    pub(crate) fn connected(&self) -> Vec<(String, Signed)> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.values().filter_map(|line| Some((line.address.clone(), line.connection()?))).collect()
+        let connected =
+            |line: &Arc<Line>| Some((line.address.clone(), self.signed(line.connection()?)));
+        table.values().filter_map(connected).collect()
+    }
+
+    fn signed(&self, connection: Connection) -> Signed {
+        Signed { connection, credentials: self.credentials.clone() }
     }
 
     /// Closes the connections to addresses that `keep` refuses.
@@ -119,6 +127,32 @@ impl Lines {
             }
         }
         Err(last)
+    }
+}
+
+/// A connection whose requests say who sends them, if the client has credentials.
+#[derive(Clone)]
+pub(crate) struct Signed {
+    connection: Connection,
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Signed {
+    /// Sends a request and waits for its answer; it is queued when the future is first polled.
+    pub(crate) async fn call(&self, request: Frame, timeout: Duration) -> Result<Frame, CallError> {
+        self.connection.call(self.sign(request), timeout).await
+    }
+
+    /// Queues a request that has no answer.
+    pub(crate) fn push(&self, request: Frame) -> Result<i32, PushError> {
+        self.connection.push(self.sign(request))
+    }
+
+    fn sign(&self, mut request: Frame) -> Frame {
+        if let Some(credentials) = &self.credentials {
+            credentials.sign(&mut request);
+        }
+        request
     }
 }
 

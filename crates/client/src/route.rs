@@ -13,7 +13,6 @@ use std::{
 };
 
 use env::Clock;
-use remoting::Connection;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 use wire::{
@@ -26,6 +25,7 @@ use wire::{
 };
 
 use crate::{
+    ClientBuilder,
     error::{RequestError, RouteError},
     inbound::Inbound,
     lines::{Lines, succeeded, unanswered},
@@ -143,8 +143,9 @@ struct Slot {
 }
 
 impl Routes {
-    pub(crate) fn new(clock: Clock, timeout: Duration, servers: Vec<String>) -> Routes {
-        let lines = Lines::new(clock.clone());
+    pub(crate) fn new(config: &ClientBuilder) -> Routes {
+        let (clock, timeout) = (config.clock.clone(), config.mq_client_api_timeout);
+        let (servers, lines) = (config.name_servers.clone(), Lines::new(config));
         // Clients that share a list do not all ask the same server.
         let current = AtomicUsize::new(fastrand::usize(..servers.len().max(1)));
         Routes { clock, timeout, servers, current, lines, table: Mutex::default() }
@@ -308,8 +309,7 @@ impl Routes {
         server: &str,
         question: Frame,
     ) -> Result<TopicRouteData, RequestError> {
-        let (connection, _): (Connection, bool) =
-            self.lines.connection(server, Inbound::deaf).await?;
+        let (connection, _) = self.lines.connection(server, Inbound::deaf).await?;
         let answer = connection.call(question, self.timeout).await;
         let answer = succeeded(server, answer.map_err(|error| unanswered(server, &error))?)?;
         fastjson::decode(&answer.body_bytes())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use wire::body::MessageQueue;
 
-use super::md5;
+use md5::{Digest, Md5};
 
 /// How the queues of a topic are shared out among the members of a group. All members use the same strategy, also those
 /// in Java: a queue would be consumed twice or by nobody otherwise.
@@ -102,7 +102,7 @@ fn next_on<'a>(ring: &BTreeMap<u32, &'a str>, queue: &MessageQueue) -> Option<&'
 }
 
 fn hash(text: &str) -> u32 {
-    let [a, b, c, d, ..] = md5::digest(text.as_bytes());
+    let [a, b, c, d, ..]: [u8; 16] = Md5::digest(text.as_bytes()).into();
     u32::from_be_bytes([a, b, c, d])
 }
 

@@ -5,7 +5,6 @@
 //! Java: `RebalanceImpl`, `PullAPIWrapper`, `RemoteBrokerOffsetStore`, `LocalFileOffsetStore`.
 
 mod allocate;
-mod md5;
 mod offsets;
 mod pull;
 mod push;

@@ -1,6 +1,7 @@
 //! The client against a name server and brokers in this process, and against servers that misbehave.
 
 mod consuming;
+mod credentials;
 mod failing;
 mod harness;
 mod pulling;
