@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! id                                                  the client's id
+//! pack zlib|lz4|zstd TOPIC BODY     unique key
 //! send TOPIC BODY [tag=T] [key=K] [shard=S] [level=N] [in=MS] [NAME=VALUE]...     unique key, queue, offset
 //! batch TOPIC COUNT                                   bodies `batch 0` and so on
 //! transact TOPIC commit|rollback|forget BODY          unique key
@@ -19,8 +20,8 @@ use std::{collections::HashMap, env, future::ready, time::Duration};
 
 use anyhow::{Context, bail};
 use apogee_client::{
-    Client, ConsumeFromWhere, Consumed, Filter, Message, Ordered, Producer, PushConsumer,
-    ReceivedMessage, Resolution,
+    Client, Compression, ConsumeFromWhere, Consumed, Filter, Message, Ordered, Producer,
+    PushConsumer, ReceivedMessage, Resolution,
 };
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
@@ -67,6 +68,18 @@ impl Peer {
                 let receipt = self.producer.send(message).await?;
                 let (queue, offset) = (receipt.queue.queue_id, receipt.queue_offset);
                 Ok(format!("{}\t{queue}\t{offset}", receipt.unique_key))
+            }
+            ["pack", kind, topic, body] => {
+                let kind = match *kind {
+                    "lz4" => Compression::Lz4,
+                    "zstd" => Compression::Zstd,
+                    _ => Compression::Zlib,
+                };
+                let group = format!("peer-{kind:?}-{}", std::process::id());
+                let producer = self.client.producer(group).compress_type(kind).build()?;
+                let receipt = producer.send(Message::new(*topic, (*body).to_owned())).await?;
+                producer.shutdown().await;
+                Ok(receipt.unique_key)
             }
             ["batch", topic, count] => {
                 let message = |number| {

@@ -93,7 +93,7 @@
 //!
 //! # What it leaves to others
 //!
-//! TLS and access control, LZ4 and ZSTD, message traces and POP are not in it.
+//! TLS, message traces and POP are not in it.
 
 mod client;
 mod compression;
@@ -122,4 +122,4 @@ pub use message::{Message, ReceivedMessage};
 pub use producer::{
     Producer, ProducerBuilder, Receipt, Resolution, SendReceipt, SendStatus, Transaction,
 };
-pub use wire::{body::MessageQueue, code::ResponseCode};
+pub use wire::{body::MessageQueue, code::ResponseCode, compression::Kind as Compression};

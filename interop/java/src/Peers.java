@@ -29,6 +29,7 @@ import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.client.producer.selector.SelectMessageQueueByHash;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.compression.CompressionType;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
@@ -117,12 +118,20 @@ public final class Peers {
             text.append("easy to compress \u00e9, ").append(text.length()).append("; ");
         }
         String body = text.toString();
-        rust.ask("send", topics.toJava, body);
-        MessageExt message = Interop.drain(topics.toJava, "*", 1).get(0);
-        Interop.equal("from Rust to Java", true, body.equals(Interop.string(message.getBody())));
-        Interop.equal("stored compressed", true, message.getStoreSize() < body.length() / 2);
-        Interop.send(new Message(topics.toRust, Interop.text(body)));
-        Interop.equal("from Java to Rust", true, body.equals(topics.drain("*", 1).get(0).body));
+        CompressionType[] types = {CompressionType.ZLIB, CompressionType.LZ4, CompressionType.ZSTD};
+        for (CompressionType type : types) {
+            rust.ask("pack", type.name().toLowerCase(), topics.toJava, body);
+            Interop.producer.setCompressType(type);
+            Interop.send(new Message(topics.toRust, Interop.text(body)));
+        }
+        Interop.producer.setCompressType(CompressionType.ZLIB);
+        for (MessageExt message : Interop.drain(topics.toJava, "*", types.length)) {
+            Interop.equal("from Rust to Java", true, body.equals(Interop.string(message.getBody())));
+            Interop.equal("stored compressed", true, message.getStoreSize() < body.length() / 2);
+        }
+        for (Got message : topics.drain("*", types.length)) {
+            Interop.equal("from Java to Rust", true, body.equals(message.body));
+        }
     }
 
     static void delays() throws Exception {

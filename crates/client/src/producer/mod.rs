@@ -35,6 +35,7 @@ use wire::{
 };
 
 use crate::{
+    Compression,
     client::Core,
     compression,
     error::{InvalidField, RequestError, RouteError, SendError},
@@ -55,6 +56,7 @@ pub struct ProducerBuilder {
     send_msg_timeout: Duration,
     retry_times_when_send_failed: u32,
     compress_msg_body_over_howmuch: usize,
+    compress_type: Compression,
     compress_level: u32,
     max_message_size: usize,
     batch_bytes_max: usize,
@@ -73,6 +75,7 @@ impl ProducerBuilder {
             send_msg_timeout: Duration::from_secs(3),
             retry_times_when_send_failed: 2,
             compress_msg_body_over_howmuch: 4096,
+            compress_type: Compression::Zlib,
             compress_level: 5,
             max_message_size: 4 * 1024 * 1024,
             batch_bytes_max: 1024 * 1024,
@@ -110,7 +113,15 @@ impl ProducerBuilder {
         self
     }
 
-    /// Sets how hard zlib tries, 1 fast to 9 small; 5 by default. Batches are not compressed.
+    /// Sets how bodies are compressed; zlib by default, which every client reads. LZ4 and Zstandard are read by clients
+    /// from 5.0 on, and by Apogee's (Java: `rocketmq.message.compressType`).
+    #[must_use]
+    pub fn compress_type(mut self, kind: Compression) -> ProducerBuilder {
+        self.compress_type = kind;
+        self
+    }
+
+    /// Sets how hard it tries, 1 fast to 9 small; 5 by default; LZ4 has one level. Batches are not compressed.
     #[must_use]
     pub fn compress_level(mut self, level: u32) -> ProducerBuilder {
         if !(1..=9).contains(&level) {
@@ -499,7 +510,8 @@ impl Shared {
         let mut body = message.body.clone();
         let mut sys_flag = sys_flag;
         if body.len() >= options.compress_msg_body_over_howmuch
-            && let Some((small, flag)) = compression::deflate(&body, options.compress_level)
+            && let Some((small, flag)) =
+                compression::deflate(&body, options.compress_type, options.compress_level)
         {
             body = small;
             sys_flag |= flag;
