@@ -84,12 +84,7 @@ impl Broker {
         let plan = self.plan_pull(cx, request)?;
         let Pull { group, topic, queue_id, .. } = request;
         let offsets = &self.inner.offsets;
-        // A group that was sent elsewhere stays there; this pull learns of it.
-        let is_reset = || {
-            self.inner.options.read().use_server_side_reset_offset
-                && offsets.is_reset(group, topic, *queue_id)
-        };
-        if let Some(offset) = request.commit.filter(|_| !is_reset())
+        if let Some(offset) = request.commit
             && let Err(full) = offsets.commit(group, topic, *queue_id, offset)
         {
             tracing::warn!(%group, %topic, error = %full, "commit by pull lost");
