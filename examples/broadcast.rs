@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::{collections::HashSet, env, future::ready, time::Duration};
+use std::{collections::HashSet, env, fs, future::ready, process, time::Duration};
 
 use anyhow::bail;
 use apogee_client::{Client, ConsumeFromWhere, Consumed, Filter, Message, MessageModel};
@@ -22,6 +22,8 @@ async fn main() -> anyhow::Result<()> {
         awaited.extend(["left", "right"].map(|member| (member, receipt.unique_key.clone())));
     }
 
+    // A program that goes on where it stopped keeps this folder; here it would outlive a server whose store is new.
+    let offsets = env::temp_dir().join(format!("apogee-broadcast-{}", process::id()));
     let mut consumers = Vec::new();
     for member in ["left", "right"] {
         let sender = sender.clone();
@@ -30,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
         let consumer = client
             .push_consumer("broadcast-readers")
             .message_model(MessageModel::Broadcasting)
-            .local_offset_store_dir(env::temp_dir().join("apogee-broadcast"))
+            .local_offset_store_dir(&offsets)
             .subscribe("Broadcast", Filter::all())
             .consume_from_where(ConsumeFromWhere::FirstOffset)
             .start(move |message| {
@@ -51,6 +53,7 @@ async fn main() -> anyhow::Result<()> {
     for consumer in consumers {
         consumer.shutdown().await?;
     }
+    fs::remove_dir_all(&offsets)?;
     producer.shutdown().await;
     Ok(())
 }
