@@ -38,6 +38,7 @@ use crate::{
     message::ReceivedMessage,
     producer::{self, ProducerBuilder},
     route::{Route, Routes},
+    trace::{self, Tracer},
     unique::UniqueKeys,
 };
 
@@ -87,7 +88,9 @@ impl Client {
             .clone()
             .unwrap_or_else(|| format!("{}#{:016x}", std::process::id(), fastrand::u64(..)));
         let clock = config.clock.clone();
+        let (tracer, traces) = config.trace_topic.as_deref().map(Tracer::new).unzip();
         let core = Arc::new(Core {
+            tracer,
             id: format!("{ip}@{instance}"),
             routes: Routes::new(&config),
             lines: Lines::new(&config),
@@ -99,6 +102,9 @@ impl Client {
         });
         tokio::spawn(look_after_routes(Arc::downgrade(&core)));
         tokio::spawn(look_after_brokers(Arc::downgrade(&core)));
+        if let (Some(topic), Some(traces)) = (core.config.trace_topic.clone(), traces) {
+            tokio::spawn(trace::write(Arc::downgrade(&core), topic, traces));
+        }
         Client(core)
     }
 }
@@ -116,6 +122,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) routes: Routes,
     pub(crate) unique: UniqueKeys,
+    pub(crate) tracer: Option<Tracer>,
     lines: Lines,
     members: Mutex<Members>,
     /// Requests that wait for a reply, by their correlation id.

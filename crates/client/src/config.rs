@@ -21,6 +21,7 @@ pub struct ClientBuilder {
     pub(crate) mq_client_api_timeout: Duration,
     pub(crate) message_bytes_max: usize,
     pub(crate) credentials: Option<Arc<Credentials>>,
+    pub(crate) trace_topic: Option<String>,
     pub(crate) clock: Clock,
     fault: Option<InvalidField>,
 }
@@ -36,6 +37,7 @@ impl ClientBuilder {
             mq_client_api_timeout: Duration::from_secs(3),
             message_bytes_max: 64 * 1024 * 1024,
             credentials: None,
+            trace_topic: None,
             clock: Clock::real(),
             fault: None,
         };
@@ -132,6 +134,22 @@ impl ClientBuilder {
             );
         }
         self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Writes message traces to a topic, [`TRACE_TOPIC`](crate::TRACE_TOPIC) for the original's tools, which a broker makes
+    /// when it is told to (`traceTopicEnable=true`). By default nothing is traced (Java: `enableTrace`, `traceTopic`).
+    ///
+    /// Each message that a producer sends has a record, and each that a push consumer's handler gets has two. They are
+    /// sent in the background, some seconds later or when a producer or consumer shuts down; up to 2048 wait, and what
+    /// finds no room is lost with a warning.
+    #[must_use]
+    pub fn trace_topic(mut self, topic: impl Into<String>) -> ClientBuilder {
+        let topic = topic.into();
+        if let Err(bad) = wire::names::check_topic(&topic) {
+            self.blame("trace_topic", &topic, &bad.to_string());
+        }
+        self.trace_topic = Some(topic);
         self
     }
 

@@ -93,7 +93,7 @@
 //!
 //! # What it leaves to others
 //!
-//! TLS, message traces and POP are not in it.
+//! TLS and POP are not in it.
 
 mod client;
 mod compression;
@@ -106,6 +106,7 @@ mod lines;
 mod message;
 mod producer;
 mod route;
+mod trace;
 mod unique;
 
 pub use client::Client;
@@ -122,4 +123,6 @@ pub use message::{Message, ReceivedMessage};
 pub use producer::{
     Producer, ProducerBuilder, Receipt, Resolution, SendReceipt, SendStatus, Transaction,
 };
-pub use wire::{body::MessageQueue, code::ResponseCode, compression::Kind as Compression};
+pub use wire::{
+    body::MessageQueue, code::ResponseCode, compression::Kind as Compression, names::TRACE_TOPIC,
+};

@@ -19,5 +19,6 @@ pub mod names;
 pub mod properties;
 pub mod recall;
 pub mod record;
+pub mod trace;
 
 mod scan;

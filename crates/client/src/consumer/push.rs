@@ -341,6 +341,9 @@ impl PushConsumer {
         }
         let queues: Vec<Arc<Assigned>> = shared.queues().values().cloned().collect();
         let kept = shared.keep(&queues).await;
+        if let Some(tracer) = &shared.member.core.tracer {
+            tracer.flush().await;
+        }
         if shared.needs_locks() {
             let queues: Vec<MessageQueue> =
                 queues.iter().map(|queue| MessageQueue::clone(&queue.queue)).collect();

@@ -138,7 +138,7 @@ impl Shared {
         let clock = &self.member.core.clock;
         let mut left = messages;
         while !left.is_empty() {
-            let level = match self.judge(left.clone()).await {
+            let level = match self.judge_traced(left.clone()).await {
                 Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done) => None,
                 Verdict::Consumed(Consumed::Retry)
                 | Verdict::Ordered(Ordered::Suspend | Ordered::SuspendFor(_))
@@ -216,7 +216,7 @@ impl Shared {
                 if assigned.is_ended() {
                     return;
                 }
-                match self.judge(left.clone()).await {
+                match self.judge_traced(left.clone()).await {
                     Verdict::Consumed(_) | Verdict::Ordered(Ordered::Done) => {
                         assigned.done(&left, clock.now());
                         return;
@@ -267,6 +267,21 @@ impl Shared {
             left.push(message);
         }
         left
+    }
+
+    async fn judge_traced(&self, messages: Vec<ReceivedMessage>) -> Verdict {
+        let core = &self.member.core;
+        let Some(tracer) = &core.tracer else { return self.judge(messages).await };
+        let handling = tracer.handling(core, &self.member.group, &messages);
+        let verdict = self.judge(messages).await;
+        let code = match verdict {
+            Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done) => 0,
+            Verdict::TimedOut => 1,
+            Verdict::Panicked => 2,
+            Verdict::Consumed(_) | Verdict::Ordered(_) => 4,
+        };
+        tracer.handled(core, &self.member.group, &handling, code);
+        verdict
     }
 
     async fn judge(&self, messages: Vec<ReceivedMessage>) -> Verdict {

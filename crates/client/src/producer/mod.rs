@@ -42,6 +42,7 @@ use crate::{
     lines::{refused, unanswered},
     message::{Message, check_group, check_topic},
     route::{CREATED_QUEUES, Route},
+    trace::Sending,
 };
 
 use choice::Faults;
@@ -412,6 +413,9 @@ impl Producer {
             () = clock.sleep(shared.options.send_msg_timeout) => {}
         }
         shared.room.close();
+        if let Some(tracer) = &shared.core().tracer {
+            tracer.flush().await;
+        }
         shared.core().leave(Some(&shared.options.group), None).await;
     }
 
@@ -626,7 +630,9 @@ impl Shared {
         timeout: Duration,
         queued: &AtomicBool,
     ) -> Result<SendReceipt, RequestError> {
-        let connection = self.core().connection(address).await?;
+        let core = self.core();
+        let connection = core.connection(address).await?;
+        let at = core.clock.now();
         let mut call = Box::pin(connection.call(self.frame(parcel, queue), timeout));
         let answer = poll_fn(|cx| {
             let answer = call.as_mut().poll(cx);
@@ -634,7 +640,19 @@ impl Shared {
             answer
         });
         let answer = answer.await.map_err(|error| unanswered(address, &error))?;
-        read_answer(address, &answer, queue, &parcel.unique_key)
+        let receipt = read_answer(address, &answer, queue, &parcel.unique_key)?;
+        if let Some(tracer) = &core.tracer {
+            let sending = Sending {
+                at,
+                group: &self.options.group,
+                topic: &parcel.topic,
+                properties: &parcel.properties,
+                body_bytes: parcel.body.len(),
+                address,
+            };
+            tracer.sent(&sending, core.clock.now(), &answer, &receipt);
+        }
+        Ok(receipt)
     }
 
     fn frame(&self, parcel: &Parcel, queue: &MessageQueue) -> Frame {

@@ -6,3 +6,4 @@ mod failing;
 mod harness;
 mod pulling;
 mod sending;
+mod tracing;
