@@ -53,6 +53,7 @@ use crate::{
     stats::{SAMPLE_PERIOD, Stats},
     timer::{TimerMetrics, Timers},
     topics::Topics,
+    trace::Tracer,
     transaction::Transactions,
     unique_key::UniqueKeys,
 };
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) transactions: Transactions,
     pub(crate) stats: Stats,
     pub(crate) unique_keys: UniqueKeys,
+    /// None without `serverTrace`.
+    pub(crate) tracer: Option<Tracer>,
     /// The properties that the broker adds to each message: cluster, region, trace.
     pub(crate) own_properties: String,
     /// When the broker was opened.
@@ -202,7 +205,7 @@ impl Broker {
         let own_properties = properties::from_pairs([
             (name::CLUSTER, options.cluster_name.as_str()),
             (name::MSG_REGION, options.region_id.as_str()),
-            (name::TRACE_ON, if options.trace_on { "true" } else { "false" }),
+            (name::TRACE_ON, if options.asks_for_traces() { "true" } else { "false" }),
         ]);
         let metrics = table(&store, &env, "transactionMetrics")?;
         let transactions = Transactions::open(&options, &store, &env, &offsets, metrics)
@@ -227,6 +230,7 @@ impl Broker {
             transactions,
             stats: Stats::default(),
             unique_keys: UniqueKeys::new(options.store_host.ip(), env.fork_rng()),
+            tracer: Tracer::new(&options),
             own_properties,
             started_at: env.clock.now(),
             offset_table,
@@ -298,6 +302,7 @@ impl Broker {
         let mut is_more = inner.delay_levels.is_any_due(now) && self.deliver_due();
         is_more |= self.are_timers_due(now) && self.tick_timers();
         is_more |= inner.transactions.is_due(time) && self.tick_transactions(time);
+        is_more |= (due.clients || self.is_trace_pressing()) && self.write_traces();
         if due.clients {
             inner.code_filters.look();
             inner.clients.tick(time, &inner.options.read(), &inner.groups);
@@ -341,6 +346,11 @@ impl Broker {
             || inner.delay_levels.is_save_due(inner.store.marks().synced.get())
             || self.are_timers_due(inner.env.clock.now())
             || inner.transactions.is_due(inner.env.clock.monotonic())
+            || self.is_trace_pressing()
+    }
+
+    fn is_trace_pressing(&self) -> bool {
+        self.inner.tracer.as_ref().is_some_and(Tracer::is_pressing)
     }
 
     fn are_timers_due(&self, now: env::Millis) -> bool {
@@ -359,6 +369,7 @@ impl Broker {
         let _ = inner.topics.catalog().sync();
         let _ = inner.groups.catalog().sync();
         self.write_last_ops();
+        while self.write_traces() {}
         // The positions below speak of what must be on the device before them.
         if !inner.store.sync_blocking() {
             tracing::warn!(

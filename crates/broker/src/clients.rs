@@ -199,6 +199,11 @@ impl Clients {
         })
     }
 
+    /// Says whether each member of the group keeps its own progress in the topic.
+    pub(crate) fn is_broadcasting(&self, group: &str, topic: &str) -> bool {
+        self.view(group, topic).is_some_and(|it| it.message_model == MessageModel::Broadcasting)
+    }
+
     /// Says whether any member of the group is connected.
     pub(crate) fn is_online(&self, group: &str) -> bool {
         self.group(group).is_some()

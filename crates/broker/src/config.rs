@@ -122,6 +122,7 @@ const KEYS: &[Key] = keys! {
     fixed "traceOn" trace_on;
     fixed "traceTopicEnable" trace_topic_enable;
     fixed "msgTraceTopicName" trace_topic_name;
+    fixed "serverTrace" server_trace;
     fixed "defaultTopicQueueNums" default_topic_queue_nums;
     fixed "clusterTopicEnable" cluster_topic_enable;
     fixed "brokerTopicEnable" broker_topic_enable;
@@ -145,6 +146,7 @@ const KEYS: &[Key] = keys! {
     fixed "offsetsMax" offsets_max;
     fixed "locksMax" locks_max;
     fixed "parkedPullsMax" parked_pulls_max;
+    fixed "serverTraceBytesMax" server_trace_bytes_max;
     fixed "storeReadableBy" store_readable_by;
     fixed "halfMessagesMax" half_messages_max;
     fixed "endedTransactionsMax" ended_transactions_max;

@@ -34,6 +34,7 @@ mod catalog;
 mod config;
 mod saved;
 mod stats;
+mod trace;
 mod unique_key;
 
 pub use broker::{Broker, OpenError};

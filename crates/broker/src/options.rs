@@ -65,6 +65,8 @@ pub struct Options {
     pub trace_topic_enable: bool,
     /// `msgTraceTopicName`: its name.
     pub trace_topic_name: String,
+    /// Our own, `serverTrace`: write traces instead of the clients, which are told to write none.
+    pub server_trace: bool,
 
     /// `defaultTopicQueueNums`: queues of the template topic `TBW102`.
     pub default_topic_queue_nums: i32,
@@ -224,6 +226,8 @@ pub struct Options {
     pub locks_max: usize,
     /// Bound: pulls that wait for a message.
     pub parked_pulls_max: usize,
+    /// Bound: bytes of traces that wait to be written, and of messages whose consumption is traced.
+    pub server_trace_bytes_max: usize,
     /// Bound: half messages that wait for their end.
     pub half_messages_max: usize,
     /// Bound: ended transactions whose end is remembered, so that it can be repeated and not reversed.
@@ -243,6 +247,7 @@ impl Default for Options {
             store_reply_message_enable: true,
             trace_topic_enable: false,
             trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
+            server_trace: false,
             default_topic_queue_nums: 8,
             auto_create_topic_enable: true,
             enable_mixed_message_type: false,
@@ -321,6 +326,7 @@ impl Default for Options {
             offsets_max: 4_000_000,
             locks_max: 1_000_000,
             parked_pulls_max: 200_000,
+            server_trace_bytes_max: 64 << 20,
             half_messages_max: 2_000_000,
             ended_transactions_max: 200_000,
         }
@@ -332,6 +338,11 @@ impl Options {
     /// message without op entry could not be found by its key after a crash.
     pub(crate) fn is_op_per_message(&self) -> bool {
         self.is_for_4_9_7() || !self.message_index_enable
+    }
+
+    /// Says whether clients that can are to write traces.
+    pub fn asks_for_traces(&self) -> bool {
+        self.trace_on && !self.server_trace
     }
 
     /// Says whether only what 4.9.7 reads may be written.

@@ -115,6 +115,7 @@ impl Broker {
             return Ok(Committed::Reset);
         }
         inner.offsets.commit(group, topic, queue_id, offset)?;
+        self.trace_commit(group, topic, queue_id, offset);
         Ok(Committed::Stored)
     }
 

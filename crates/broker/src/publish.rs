@@ -25,6 +25,7 @@ use crate::{
     },
     timer::{Delay, Place},
     topics::{Topic, TopicOrigin},
+    trace::Sent,
     transaction::{self, NewHalf},
 };
 
@@ -46,6 +47,8 @@ struct Accepted {
     bytes: u64,
     /// What is to be known of it, if it is a half message.
     half: Option<Box<NewHalf>>,
+    /// What is traced of it once it is stored.
+    sent: Option<Box<Sent>>,
 }
 
 impl Broker {
@@ -85,13 +88,16 @@ impl Broker {
         checked
             .into_iter()
             .map(|checked| {
-                let Accepted { topic, needs, mut receipt, bytes, half: _ } = checked?;
+                let Accepted { topic, needs, mut receipt, bytes, half: _, sent } = checked?;
                 let stored = appended
                     .next()
                     .expect("the store answers each entry")
                     .map_err(|refused| refusal(refused, &options))?;
                 receipt.queue_offset = stored.queue_offset;
                 receipt.log_offsets = stored.log_offsets;
+                if let (Some(tracer), Some(sent)) = (&self.inner.tracer, sent) {
+                    tracer.sent(&sent, &receipt, self.inner.env.clock.now());
+                }
                 let count = receipt.log_offsets.len() as u64;
                 self.inner.stats.count_put(&topic.stats, count, bytes);
                 Ok(Ticket { end: stored.end, needs, receipt })
@@ -237,7 +243,11 @@ impl Broker {
             };
             receipt.recall_handle = Some(handle.encode().into());
         }
-        Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes, half }))
+        let mut sent = self.trace_send(&item);
+        if let Some(sent) = &mut sent {
+            sent.add(&receipt.unique_key, &item.properties, body.len());
+        }
+        Ok((Entry::One(draft), Accepted { topic, needs, receipt, bytes, half, sent }))
     }
 
     /// Turns the properties of a half message into those of its record, and says what is to be known of it.
@@ -333,6 +343,7 @@ impl Broker {
         queue_id: i32,
         template: MessageTemplate,
     ) -> Result<(Entry, Accepted), PublishError> {
+        let mut sent = self.trace_send(&item);
         let (Payload::One(body) | Payload::Batch(body)) = item.payload;
         if topic.name.len() > names::TOPIC_LEN_MAX {
             let problem = format!("message topic length too long {}", topic.name.len());
@@ -362,6 +373,10 @@ impl Broker {
             if properties.len() > properties::LEN_MAX {
                 return Err(PublishError::properties_too_long(properties.len()));
             }
+            if let Some(sent) = &mut sent {
+                let unique_key = properties::get(&properties, name::UNIQ_KEY).unwrap_or_default();
+                sent.add(unique_key, &properties, body.len());
+            }
             let message = template.clone().fill(&topic.name, queue_id, flag, body, properties);
             drafts.push(Draft::new(message, queue.clone()));
         }
@@ -371,7 +386,7 @@ impl Broker {
         let waits = properties::get(&item.properties, name::WAIT).is_none_or(says_true);
         let needs = needs(options, waits);
         let receipt = unnumbered(options, queue_id, ByteString::new());
-        Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes, half: None }))
+        Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes, half: None, sent }))
     }
 
     /// Finds the topic of a send, creating it from its template if that may be.

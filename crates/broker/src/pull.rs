@@ -84,10 +84,11 @@ impl Broker {
         let plan = self.plan_pull(cx, request)?;
         let Pull { group, topic, queue_id, .. } = request;
         let offsets = &self.inner.offsets;
-        if let Some(offset) = request.commit
-            && let Err(full) = offsets.commit(group, topic, *queue_id, offset)
-        {
-            tracing::warn!(%group, %topic, error = %full, "commit by pull lost");
+        if let Some(offset) = request.commit {
+            self.trace_commit(group, topic, *queue_id, offset);
+            if let Err(full) = offsets.commit(group, topic, *queue_id, offset) {
+                tracing::warn!(%group, %topic, error = %full, "commit by pull lost");
+            }
         }
         Ok(plan)
     }
@@ -313,6 +314,7 @@ impl Broker {
             let bytes = look.messages.iter().map(Bytes::len).sum::<usize>();
             inner.stats.found.add(1, 0);
             inner.stats.count_got(group, topic, u64::from(look.count), bytes as u64);
+            self.trace_pull(request, &look.messages);
         } else {
             inner.stats.missed.add(1, 0);
         }

@@ -130,6 +130,9 @@ impl Broker {
             .map_err(|refused| refusal(refused, &inner.options.read()))?;
         inner.store.drive();
         inner.stats.count_sent_back(&request.group, origin, bytes.len() as u64);
+        if let Some(tracer) = &inner.tracer {
+            tracer.sent_back(&request.group, &record, inner.env.clock.now());
+        }
         if is_dead {
             tracing::info!(group = %request.group, %origin, origin_id, "message put among the dead letters");
         }

@@ -557,7 +557,7 @@ fn system_topics(options: &Options) -> Vec<TopicConfig> {
         let perm = READ_WRITE | perm::INHERIT;
         topics.push(topic(names::AUTO_CREATE_TOPIC, options.default_topic_queue_nums, perm));
     }
-    if options.trace_topic_enable {
+    if options.trace_topic_enable || options.server_trace {
         topics.push(topic(&options.trace_topic_name, 1, READ_WRITE));
     }
     topics

@@ -227,6 +227,7 @@ impl Play<'_> {
         put("sys", record.sys_flag.to_string());
         put("prepared", record.prepared_offset.to_string());
         put("size", record.body.len().to_string());
+        put("body", self.body_text(record.body));
         put("id", id.to_string());
         for (field, property) in
             [("keys", name::KEYS), ("tags", name::TAGS), ("unique", name::UNIQ_KEY)]
@@ -239,7 +240,9 @@ impl Play<'_> {
     }
 
     fn body_text(&self, body: &[u8]) -> String {
-        self.shown(String::from_utf8_lossy(body).trim_end_matches(PADDING))
+        let text = String::from_utf8_lossy(body);
+        // Traces have these between and behind their fields.
+        self.shown(&text.trim_end_matches(PADDING).replace('\u{1}', "|").replace('\u{2}', ";"))
     }
 
     fn property_fields(&self, text: &str) -> Fields {

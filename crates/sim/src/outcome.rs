@@ -2,7 +2,8 @@
 //!
 //! An expectation begins with a code (`ok`, or RocketMQ's name of the refusal), or with the first of its items, which
 //! implies success; `nothing` is success or PULL_NOT_FOUND without items. A check belongs to the item before it, and looks
-//! at the answer itself where the item has no such field. Behind `with` it looks at the item's properties.
+//! at the answer itself where the item has no such field. Behind `with` it looks at the item's properties. The item `*` is
+//! any.
 
 use std::collections::BTreeMap;
 
@@ -223,7 +224,8 @@ fn write_checks(checks: &[Check], line: &mut String) {
 
 impl ExpectedItem {
     fn fits(&self, found: &Item, got: &Outcome) -> bool {
-        self.head == found.head && self.checks.iter().all(|check| check.holds(Some(found), got))
+        ["*", &found.head].contains(&&*self.head)
+            && self.checks.iter().all(|check| check.holds(Some(found), got))
     }
 }
 
@@ -309,6 +311,7 @@ mod tests {
             "a ...",
             "ok next>=1 next<=2s next~2 other=none",
             "a offset=* b offset!=7",
+            "* offset=0 b",
         ] {
             assert!(met(text), "{text}");
         }

@@ -1,8 +1,11 @@
 //! What clients write down about a message, for the trace topic (Java: `TraceDataEncoder`).
 //!
 //! A record is text: fields with U+0001 between them, and U+0002 at its end. What is not there is `null`, as in Java.
+//! A broker writes the same for clients that do not.
 
 use std::fmt::Write;
+
+use crate::properties::{self, name};
 
 const BETWEEN: char = '\u{1}';
 const END: char = '\u{2}';
@@ -29,6 +32,21 @@ pub enum MessageKind {
     Half = 1,
     /// Delivered later.
     Delayed = 3,
+}
+
+impl MessageKind {
+    /// Tells it by the properties of a message that is sent.
+    pub fn of(text: &str) -> MessageKind {
+        let delays =
+            [name::DELAY, name::TIMER_DELAY_SEC, name::TIMER_DELAY_MS, name::TIMER_DELIVER_MS];
+        if properties::get(text, name::TRAN_MSG) == Some("true") {
+            MessageKind::Half
+        } else if properties::iter(text).any(|(name, _)| delays.contains(&name)) {
+            MessageKind::Delayed
+        } else {
+            MessageKind::Normal
+        }
+    }
 }
 
 /// One record. Times are epoch milliseconds, costs milliseconds.
@@ -158,9 +176,27 @@ impl<'a> Trace<'a> {
             if at > 0 {
                 out.push(BETWEEN);
             }
+            let begin = out.len();
             write!(out, "{field}").expect("a string takes what is written");
+            if out[begin..].contains([BETWEEN, END]) {
+                // It would end here, and what is behind it be read as the next one.
+                let whole = out.split_off(begin);
+                out.extend(whole.chars().filter(|it| ![BETWEEN, END].contains(it)));
+            }
         }
         out.push(END);
+    }
+
+    /// Returns what the record is to be found by in the index, blanks between: the unique keys, then the other keys.
+    pub fn index_keys(&self) -> String {
+        let message = self.message();
+        let mut keys = message.unique_key.replace(',', " ");
+        let is_key = |key: &&str| !key.is_empty() && !key.contains(char::is_control);
+        for key in message.keys.unwrap_or_default().split(' ').filter(is_key) {
+            keys.push(' ');
+            keys.push_str(key);
+        }
+        keys
     }
 }
 
@@ -218,5 +254,12 @@ mod tests {
             group: "G",
         };
         assert_eq!(text(after), "SubAfter|R1|U1|7|true|k1 k2|4|1700000000000|G^");
+        assert_eq!(after.index_keys(), "U1 k1 k2");
+        let forged = Traced { keys: Some("k\u{1}true\u{2}Pub"), ..message };
+        assert_eq!(
+            text(sent(forged)),
+            "Pub|1700000000000|DefaultRegion|G|T|U1|a|ktruePub|1.2.3.4:10911|5|7|3|OFF|true^",
+            "no field ends before its end"
+        );
     }
 }

@@ -109,6 +109,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "storeReplyMessageEnable" broker.store_reply_message_enable = Bool, "A reply to a request is stored in its topic, too.";
     Common "traceTopicEnable" broker.trace_topic_enable = Bool, "Creates the topic for traces.";
     RocketMq "msgTraceTopicName" broker.trace_topic_name = Name, "Name of the topic for traces.";
+    Own "serverTrace" broker.server_trace = Bool, "Writes traces into that topic for all clients, and tells them to write none. The original has no such thing: there a client traces, or nobody does.";
     RocketMq "traceOn" broker.trace_on = Bool, "`TRACE_ON` of messages, which clients ask for before they trace.";
     RocketMq "regionId" broker.region_id = Name, "`MSG_REGION` of messages.";
     Common "maxMessageSize" broker.max_message_size = Int(1, 16_000_000), "Bytes of a body, and of a batch's body.";
@@ -223,6 +224,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     Own "halfMessagesMax" broker.half_messages_max = Int(1, 100_000_000), "Half messages that wait for their end.";
     Own "endedTransactionsMax" broker.ended_transactions_max = Int(1_000, 100_000_000), "Ended transactions whose end is remembered, so that it can be repeated and not reversed.";
     Own "parkedPullsMax" broker.parked_pulls_max = Int(1, 100_000_000), "Pulls that wait for a message.";
+    Own "serverTraceBytesMax" broker.server_trace_bytes_max = Int(1 << 20, 1 << 40), "Bytes of traces that wait to be written, and of messages whose consumption is traced; what is more is lost.";
     Own "workerThreads" process.worker_threads = Int(0, 1_024), "Threads for sockets and rules; 0 for one for each core, at most 16.";
 };
 

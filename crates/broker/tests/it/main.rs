@@ -13,6 +13,7 @@ mod pull;
 mod sql92;
 mod timer;
 mod topics;
+mod traces;
 mod transaction;
 mod transaction_model;
 mod world;

@@ -43,7 +43,7 @@ impl V4 {
         let options = broker.options();
         let send_fields = [
             (name::MSG_REGION, options.region_id.clone()),
-            (name::TRACE_ON, options.trace_on.to_string()),
+            (name::TRACE_ON, options.asks_for_traces().to_string()),
         ];
         V4 { broker, clock, send_fields: Arc::new(send_fields), announce: None }
     }
