@@ -61,7 +61,8 @@ impl Client {
     ///
     /// The group matters to transactions only: any producer of it may be asked how one ended.
     pub fn producer(&self, group: impl Into<String>) -> ProducerBuilder {
-        ProducerBuilder::new(self.0.clone(), group.into())
+        let namespace = self.0.config.namespace.clone();
+        ProducerBuilder::new(self.0.clone(), namespace, &group.into())
     }
 
     /// Begins to build a consumer in `group` to whose handler messages are brought. A client has one consumer of each
@@ -199,7 +200,7 @@ impl Core {
         let handler = || Inbound::new(self, address);
         let (connection, is_new) = self.lines.connection(address, handler).await?;
         if is_new {
-            self.greet(address, &connection).await;
+            Box::pin(self.greet(address, &connection)).await;
         }
         Ok(connection)
     }

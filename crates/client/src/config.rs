@@ -8,7 +8,7 @@ use std::{
 
 use env::Clock;
 
-use crate::{Client, Credentials, error::InvalidField};
+use crate::{Client, Credentials, error::InvalidField, namespace::Namespace};
 
 /// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
 #[derive(Clone)]
@@ -21,6 +21,7 @@ pub struct ClientBuilder {
     pub(crate) mq_client_api_timeout: Duration,
     pub(crate) message_bytes_max: usize,
     pub(crate) credentials: Option<Arc<Credentials>>,
+    pub(crate) namespace: Namespace,
     pub(crate) trace_topic: Option<String>,
     pub(crate) clock: Clock,
     fault: Option<InvalidField>,
@@ -37,6 +38,7 @@ impl ClientBuilder {
             mq_client_api_timeout: Duration::from_secs(3),
             message_bytes_max: 64 * 1024 * 1024,
             credentials: None,
+            namespace: Namespace::default(),
             trace_topic: None,
             clock: Clock::real(),
             fault: None,
@@ -134,6 +136,20 @@ impl ClientBuilder {
             );
         }
         self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Puts all topics and groups of this client into a namespace, letters, digits and `|_-` (Java: `namespace`). Servers call
+    /// them `NAMESPACE%NAME`, in errors and logs, too; what is given and what is received here has the bare name. The
+    /// servers' own topics stay outside, and so do the topic of traces and those of replies. Names have the servers'
+    /// bounds together with the namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl AsRef<str>) -> ClientBuilder {
+        let namespace = namespace.as_ref();
+        match Namespace::new(namespace) {
+            Ok(taken) => self.namespace = taken,
+            Err(reason) => self.blame("namespace", namespace, reason),
+        }
         self
     }
 

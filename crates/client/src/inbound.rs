@@ -146,12 +146,14 @@ fn received(core: &Core, request: &Frame, broker: Option<&str>) -> Result<Receiv
         warn!(%error, "a broker sent a record that is none");
         error.to_string()
     })?;
+    let namespace = &core.config.namespace;
     let queue = wire::body::MessageQueue {
         broker_name: broker.unwrap_or_default().to_owned(),
         queue_id: record.queue_id,
-        topic: record.topic.to_owned(),
+        topic: namespace.strip(record.topic).into_owned(),
     };
-    let message =
+    let mut message =
         ReceivedMessage::new(Arc::new(queue), &body, &record, core.config.message_bytes_max);
+    message.leave(namespace);
     Ok(message)
 }

@@ -104,6 +104,7 @@ mod error;
 mod inbound;
 mod lines;
 mod message;
+mod namespace;
 mod producer;
 mod route;
 mod trace;

@@ -51,6 +51,16 @@ impl Lines {
         if let Some(connection) = line.connection() {
             return Ok((self.signed(connection), false));
         }
+        // Boxed, so that who is connected has no room for this in its future.
+        Box::pin(self.connect(address, line, make_handler)).await
+    }
+
+    async fn connect(
+        &self,
+        address: &str,
+        line: Arc<Line>,
+        make_handler: impl Fn() -> Inbound,
+    ) -> Result<(Signed, bool), RequestError> {
         let came_at = self.clock.monotonic();
         let mut failure = line.dialing.lock().await;
         if let Some(connection) = line.connection() {
@@ -138,9 +148,13 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    /// Sends a request and waits for its answer; it is queued when the future is first polled.
-    pub(crate) async fn call(&self, request: Frame, timeout: Duration) -> Result<Frame, CallError> {
-        self.connection.call(self.sign(request), timeout).await
+    /// Sends a request and waits for its answer; it is queued when this returns.
+    pub(crate) fn call(
+        &self,
+        request: Frame,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Frame, CallError>> {
+        self.connection.call(self.sign(request), timeout)
     }
 
     /// Queues a request that has no answer.

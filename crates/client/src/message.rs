@@ -14,7 +14,11 @@ use wire::{
     record::{CheckCrc, Record, RecordError},
 };
 
-use crate::{compression, error::InvalidField};
+use crate::{
+    compression,
+    error::InvalidField,
+    namespace::{INSTANCE_ID, Namespace},
+};
 
 /// How long a requester waits, in ms; travels with request and reply.
 pub(crate) const TTL: &str = "TTL";
@@ -25,7 +29,8 @@ pub(crate) const REPLY: &str = "reply";
 const PROPERTIES_BYTES_MAX: usize = properties::LEN_MAX - 1024;
 
 /// Names that have a meaning of their own and are set by methods, or by the broker.
-const RESERVED: [&str; 30] = [
+const RESERVED: [&str; 31] = [
+    INSTANCE_ID,
     name::KEYS,
     name::TAGS,
     name::WAIT,
@@ -236,15 +241,21 @@ impl Message {
         properties::append(&mut self.properties, property, value);
     }
 
+    /// Takes the message into a namespace; a reply goes to a topic of the servers.
+    pub(crate) fn enter(&mut self, namespace: &Namespace) {
+        if !self.is_reply {
+            self.topic = namespace.wrap(&self.topic).into_owned();
+        }
+    }
+
     /// Keeps the message's unique key, so that whoever sends it again does so under the same one.
     pub(crate) fn unique_key(&mut self, make: impl FnOnce() -> String) -> &str {
         self.unique_key.get_or_insert_with(make)
     }
 
-    /// Bytes that the message takes while it is under way.
-    pub(crate) fn cost(&self) -> usize {
-        const OVERHEAD: usize = 512;
-        self.body.len() + self.properties.len() + self.keys.len() + self.topic.len() + OVERHEAD
+    /// Bytes that the application gave: body, properties and keys.
+    pub(crate) fn size(&self) -> usize {
+        self.body.len() + self.properties.len() + self.keys.len()
     }
 
     /// Checks what a send would refuse without asking anybody; a body may have at most `body_bytes_max` bytes.
@@ -401,6 +412,12 @@ impl ReceivedMessage {
             born_host: host(parts.header.born_host),
             store_host: host(parts.header.store_host),
         }
+    }
+
+    /// Takes the message out of a namespace; its queue is the caller's to take out.
+    pub(crate) fn leave(&mut self, namespace: &Namespace) {
+        let topic = ByteString::from(&*namespace.strip(&self.topic));
+        self.topic = topic;
     }
 
     /// Returns the topic it was sent to; of a retried message, too.

@@ -166,7 +166,12 @@ impl Routes {
         if let Some(route) = read(&slot.route).or_else(|| read(&slot.template)) {
             return Ok(route);
         }
-        let missing = match self.ask(topic, &slot).await {
+        // Boxed, so that a send that knows its route has no room for this in its future.
+        Box::pin(self.ask_to_send(topic, &slot)).await
+    }
+
+    async fn ask_to_send(&self, topic: &str, slot: &Slot) -> Result<Arc<Route>, RouteError> {
+        let missing = match self.ask(topic, slot).await {
             Err(missing @ RouteError::NoSuchTopic { .. }) => missing,
             answer => return answer,
         };

@@ -4,6 +4,7 @@
 //! Nobody waits for a trace, and nothing fails because of one: a record that finds no room is lost, and counted.
 
 use std::{
+    collections::HashSet,
     sync::{
         Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,6 +24,7 @@ use crate::{
     Message, ReceivedMessage,
     client::Core,
     error::SendError,
+    namespace::Namespace,
     producer::{ProducerBuilder, SendReceipt, SendStatus},
 };
 
@@ -79,10 +81,6 @@ impl Tracer {
             return;
         }
         let property = |name| properties::get(sending.properties, name);
-        let is_delayed =
-            [name::DELAY, name::TIMER_DELAY_SEC, name::TIMER_DELAY_MS, name::TIMER_DELIVER_MS]
-                .into_iter()
-                .any(|name| property(name).is_some());
         self.note(&Trace::Pub {
             at: sending.at,
             region: answer.ext.get(name::MSG_REGION).filter(|it| !it.is_empty()).unwrap_or(REGION),
@@ -96,11 +94,7 @@ impl Tracer {
             store_host: sending.address,
             body_bytes: sending.body_bytes,
             cost: now - sending.at,
-            kind: match property(name::TRAN_MSG) {
-                Some("true") => MessageKind::Half,
-                _ if is_delayed => MessageKind::Delayed,
-                _ => MessageKind::Normal,
-            },
+            kind: MessageKind::of(sending.properties),
             offset_id: &got.offset_id,
             is_success: got.status == SendStatus::SendOk,
         });
@@ -160,13 +154,7 @@ impl Tracer {
     fn note(&self, trace: &Trace<'_>) {
         let mut text = String::with_capacity(256);
         trace.encode(&mut text);
-        let message = trace.message();
-        let mut keys = message.unique_key.replace(',', " ");
-        let is_key = |key: &&str| !key.is_empty() && !key.contains(char::is_control);
-        for key in message.keys.unwrap_or_default().split(' ').filter(is_key) {
-            keys.push(' ');
-            keys.push_str(key);
-        }
+        let keys = trace.index_keys();
         if self.items.try_send(Item::Record { text, keys }).is_err() {
             let lost = self.lost.fetch_add(1, Relaxed) + 1;
             if lost.is_power_of_two() {
@@ -203,11 +191,12 @@ pub(crate) async fn write(core: Weak<Core>, topic: String, mut items: mpsc::Rece
             }
         }
         let Some(core) = core.upgrade() else { return };
-        let Batch { text, keys, flushed } = std::mem::take(&mut batch);
+        let Batch { text, keys, flushed, .. } = std::mem::take(&mut batch);
         if !text.is_empty() {
             let message = keys.split(' ').fold(Message::new(&*topic, text), Message::key);
             let sent: Result<_, SendError> = async {
-                let producer = ProducerBuilder::new(core.clone(), group.clone()).build()?;
+                let producer =
+                    ProducerBuilder::new(core.clone(), Namespace::default(), &group).build()?;
                 producer.send(message).await
             }
             .await;
@@ -227,6 +216,7 @@ pub(crate) async fn write(core: Weak<Core>, topic: String, mut items: mpsc::Rece
 struct Batch {
     text: String,
     keys: String,
+    known: HashSet<String>,
     flushed: Vec<oneshot::Sender<()>>,
 }
 
@@ -235,10 +225,13 @@ impl Batch {
         match item {
             Item::Record { text, keys } => {
                 self.text.push_str(&text);
-                if !self.keys.is_empty() {
-                    self.keys.push(' ');
+                // None twice: the index would name the message as often.
+                for key in keys.split(' ').filter(|it| self.known.insert((*it).to_owned())) {
+                    if !self.keys.is_empty() {
+                        self.keys.push(' ');
+                    }
+                    self.keys.push_str(key);
                 }
-                self.keys.push_str(&keys);
             }
             Item::Flush(done) => self.flushed.push(done),
         }

@@ -61,15 +61,25 @@ impl Connection {
 
     /// Sends `frame` as a request with a number of its own and waits for the peer's answer.
     ///
-    /// Any number of calls may be under way; each waits for its own answer only.
-    pub async fn call(&self, frame: Frame, timeout: Duration) -> Result<Frame, CallError> {
+    /// The request is queued when this returns; the time begins when the future is first polled. Any number of calls may
+    /// be under way; each waits for its own answer only.
+    pub fn call(
+        &self,
+        frame: Frame,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Frame, CallError>> {
         let (sender, answer) = oneshot::channel();
-        let opaque = self.0.queue(frame, Kind::Request, Some(sender))?;
-        let _forget = ForgetCall { link: &self.0, opaque };
-        tokio::select! {
-            biased;
-            answer = answer => answer.map_err(|_| CallError::Gone),
-            () = self.0.clock.sleep(timeout) => Err(CallError::Timeout(timeout)),
+        let link = &*self.0;
+        // Encoded here and not in the future: of those there may be a million, and a frame is large.
+        let queued = link.queue(frame, Kind::Request, Some(sender));
+        let queued = queued.map(|opaque| ForgetCall { link, opaque });
+        async move {
+            let _forget = queued?;
+            tokio::select! {
+                biased;
+                answer = answer => answer.map(|frame| *frame).map_err(|_| CallError::Gone),
+                () = link.clock.sleep(timeout) => Err(CallError::Timeout(timeout)),
+            }
         }
     }
 
@@ -223,7 +233,8 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct Outbox {
     queued: Answers,
-    calls: HashMap<i32, oneshot::Sender<Frame>>,
+    /// Boxed, so that a call that waits has no room for an answer yet.
+    calls: HashMap<i32, oneshot::Sender<Box<Frame>>>,
     /// Nothing of the peer is read any more, so no call has an answer.
     deaf: bool,
     gone: bool,
@@ -298,7 +309,7 @@ impl Link {
     pub(crate) fn answer(&self, frame: Frame) {
         let call = self.outbox().calls.remove(&frame.opaque);
         if let Some(call) = call {
-            let _ = call.send(frame);
+            let _ = call.send(Box::new(frame));
         }
     }
 
@@ -327,7 +338,7 @@ impl Link {
         &self,
         mut frame: Frame,
         kind: Kind,
-        call: Option<oneshot::Sender<Frame>>,
+        call: Option<oneshot::Sender<Box<Frame>>>,
     ) -> Result<i32, PushError> {
         frame.opaque = self.next_opaque.fetch_add(1, Ordering::Relaxed);
         frame.kind = kind;

@@ -387,8 +387,11 @@ impl Membership {
                 records = Bytes::copy_from_slice(&records);
             }
             let body_bytes_max = self.core.config.message_bytes_max;
-            messages = ReceivedMessage::read_all(queue, &records, body_bytes_max)
+            let namespace = &self.core.config.namespace;
+            let queue = namespace.strip_shared(queue);
+            messages = ReceivedMessage::read_all(&queue, &records, body_bytes_max)
                 .map_err(|error| RequestError::malformed(address, error))?;
+            messages.iter_mut().for_each(|message| message.leave(namespace));
             // The broker compares hashes only.
             let tags = &subscription.tags_set;
             if !tags.is_empty() {
@@ -425,7 +428,8 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(core: Arc<Core>, group: String) -> Setup {
+    fn new(core: Arc<Core>, group: &str) -> Setup {
+        let group = core.config.namespace.wrap(group).into_owned();
         Setup {
             core,
             fault: check_group(&group).err(),
@@ -440,8 +444,9 @@ impl Setup {
     }
 
     fn subscribe(&mut self, topic: &str, filter: &Filter) {
-        match filter.subscription(topic, self.core.clock.now()) {
-            Ok(subscription) => drop(self.subscriptions.insert(topic.to_owned(), subscription)),
+        let topic = self.core.config.namespace.wrap(topic).into_owned();
+        match filter.subscription(&topic, self.core.clock.now()) {
+            Ok(subscription) => drop(self.subscriptions.insert(topic, subscription)),
             Err(fault) => self.blame(fault),
         }
     }
@@ -461,6 +466,10 @@ impl Setup {
         if let AllocateStrategy::ConsistentHash { virtual_nodes: 0 } = self.strategy {
             let reason = "a member needs a place on the ring; Java's has 10";
             self.blame(InvalidField::new("allocate_strategy", "0 virtual nodes", reason));
+        }
+        if let AllocateStrategy::Config { queues } = &mut self.strategy {
+            let namespace = &self.core.config.namespace;
+            queues.iter_mut().for_each(|queue| *queue = namespace.wrap_queue(queue));
         }
         if let Some(fault) = self.fault {
             return Err(fault.into());

@@ -49,7 +49,7 @@ pub struct PullConsumerBuilder {
 impl PullConsumerBuilder {
     pub(crate) fn new(core: Arc<Core>, group: String) -> PullConsumerBuilder {
         PullConsumerBuilder {
-            setup: Setup::new(core, group),
+            setup: Setup::new(core, &group),
             auto_commit: Some(Duration::from_secs(5)),
         }
     }
@@ -232,7 +232,9 @@ impl PullConsumer {
                 "the consumer has subscriptions, so its queues are shared out in the group";
             return Err(InvalidField::new("assign", self.topics.join(" "), reason).into());
         }
-        self.take_over(queues.into_iter().collect());
+        let namespace = &self.shared.member.core.config.namespace;
+        let queues = queues.into_iter().map(|queue| namespace.wrap_queue(&queue)).collect();
+        self.take_over(queues);
         Ok(())
     }
 
@@ -241,12 +243,16 @@ impl PullConsumer {
     /// # Errors
     /// There is no such topic, or nobody knows.
     pub async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>, ConsumeError> {
-        Ok(self.shared.member.core.routes.of(topic).await?.readable.clone())
+        let core = &self.shared.member.core;
+        let namespace = &core.config.namespace;
+        let route = core.routes.of(&namespace.wrap(topic)).await?;
+        Ok(route.readable.iter().map(|queue| namespace.strip_queue(queue)).collect())
     }
 
     /// Returns the queues that are this consumer's now.
     pub fn assignment(&self) -> Vec<MessageQueue> {
-        self.queues.keys().cloned().collect()
+        let namespace = &self.shared.member.core.config.namespace;
+        self.queues.keys().map(|queue| namespace.strip_queue(queue)).collect()
     }
 
     /// Returns messages of one queue, in order, as soon as there are any; none after `timeout`.
@@ -303,6 +309,7 @@ impl PullConsumer {
         if offset < 0 {
             return Err(InvalidField::new("offset", offset, "offsets count from 0").into());
         }
+        let queue = &self.shared.named(queue);
         let Some(place) = self.queues.get_mut(queue) else {
             let text = format!("{} {} {}", queue.topic, queue.broker_name, queue.queue_id);
             return Err(InvalidField::new("queue", text, "it is not this consumer's now").into());
@@ -315,7 +322,7 @@ impl PullConsumer {
 
     /// Returns the next offset that a poll returns of a queue, if it is known.
     pub fn position(&self, queue: &MessageQueue) -> Option<i64> {
-        self.queues.get(queue)?.next
+        self.queues.get(&self.shared.named(queue))?.next
     }
 
     /// Returns the offset of the first message of a queue.
@@ -323,7 +330,7 @@ impl PullConsumer {
     /// # Errors
     /// Its broker cannot be asked.
     pub async fn first_offset(&self, queue: &MessageQueue) -> Result<i64, ConsumeError> {
-        self.shared.member.first_of(queue).await
+        self.shared.member.first_of(&self.shared.named(queue)).await
     }
 
     /// Returns the offset behind the last message of a queue.
@@ -331,7 +338,7 @@ impl PullConsumer {
     /// # Errors
     /// Its broker cannot be asked.
     pub async fn end_offset(&self, queue: &MessageQueue) -> Result<i64, ConsumeError> {
-        self.shared.member.end_of(queue).await
+        self.shared.member.end_of(&self.shared.named(queue)).await
     }
 
     /// Returns the offset of the first message that was stored at `epoch_ms` or later, in ms since the epoch.
@@ -343,7 +350,7 @@ impl PullConsumer {
         queue: &MessageQueue,
         epoch_ms: i64,
     ) -> Result<i64, ConsumeError> {
-        self.shared.member.offset_at(queue, epoch_ms).await
+        self.shared.member.offset_at(&self.shared.named(queue), epoch_ms).await
     }
 
     /// Returns the group's progress in a queue; none if it has none yet.
@@ -351,7 +358,7 @@ impl PullConsumer {
     /// # Errors
     /// Its broker cannot be asked.
     pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, ConsumeError> {
-        self.shared.member.offsets.read(&self.shared.member, queue).await
+        self.shared.member.offsets.read(&self.shared.member, &self.shared.named(queue)).await
     }
 
     /// Makes progress of everything that polls have returned so far.
@@ -502,6 +509,11 @@ impl PullConsumer {
 impl Shared {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a queue that the application names as the servers do.
+    fn named(&self, queue: &MessageQueue) -> MessageQueue {
+        self.member.core.config.namespace.wrap_queue(queue)
     }
 
     fn set_position(&self, queue: &MessageQueue, offset: i64) {

@@ -79,7 +79,7 @@ impl PushConsumerBuilder {
     pub(crate) fn new(core: Arc<Core>, group: String) -> PushConsumerBuilder {
         let room = Room { messages_max: 1000, bytes_max: 100 * 1024 * 1024, span_max: 2000 };
         PushConsumerBuilder {
-            setup: Setup::new(core, group),
+            setup: Setup::new(core, &group),
             options: Options {
                 concurrency: 20,
                 batch_max: 1,
@@ -366,7 +366,8 @@ impl PushConsumer {
 
     /// Returns the queues that are this member's now, those of its retry topic among them; they change as members come and go.
     pub fn queues(&self) -> Vec<MessageQueue> {
-        self.0.queues().keys().cloned().collect()
+        let namespace = &self.0.member.core.config.namespace;
+        self.0.queues().keys().map(|queue| namespace.strip_queue(queue)).collect()
     }
 }
 

@@ -272,7 +272,8 @@ impl Shared {
     async fn judge_traced(&self, messages: Vec<ReceivedMessage>) -> Verdict {
         let core = &self.member.core;
         let Some(tracer) = &core.tracer else { return self.judge(messages).await };
-        let handling = tracer.handling(core, &self.member.group, &messages);
+        let group = core.config.namespace.strip(&self.member.group);
+        let handling = tracer.handling(core, &group, &messages);
         let verdict = self.judge(messages).await;
         let code = match verdict {
             Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done) => 0,
@@ -280,7 +281,7 @@ impl Shared {
             Verdict::Panicked => 2,
             Verdict::Consumed(_) | Verdict::Ordered(_) => 4,
         };
-        tracer.handled(core, &self.member.group, &handling, code);
+        tracer.handled(core, &group, &handling, code);
         verdict
     }
 
@@ -302,7 +303,8 @@ impl Shared {
     /// Gives a message back to its broker, to be delivered again after a delay level: 0 for the broker's choice,
     /// negative to become a dead letter.
     async fn send_back(&self, message: &ReceivedMessage, level: i32) -> Result<(), ConsumeError> {
-        let address = self.member.master(message.queue()).await?;
+        let queue = self.member.core.config.namespace.wrap_queue(message.queue());
+        let address = self.member.master(&queue).await?;
         let origin = message.offset_id();
         let max = self.options.max_reconsume_times.and_then(|most| i32::try_from(most).ok());
         let header = ConsumerSendMsgBack {
@@ -310,7 +312,7 @@ impl Shared {
             group: &self.member.group,
             delay_level: level,
             origin_msg_id: Some(&origin),
-            origin_topic: Some(&message.queue().topic),
+            origin_topic: Some(&queue.topic),
             unit_mode: false,
             max_reconsume_times: max,
         };

@@ -9,14 +9,15 @@ use wire::{batch, code::RequestCode, properties::name};
 use crate::{
     error::{BatchError, InvalidField, SendError},
     message::Message,
+    namespace::INSTANCE_ID,
 };
 
-use super::{Parcel, Producer, Receipt, SendReceipt};
+use super::{Parcel, Producer, Receipt, SendReceipt, cost};
 
 /// Most messages of one request, so that the answer with all their ids fits a header.
 const MESSAGES_MAX: usize = 4096;
-/// Bytes that an item takes beside body and properties.
-const ITEM_BYTES: usize = 22;
+/// Bytes that an item takes beside body and properties, the client's own properties among them.
+const ITEM_BYTES: usize = 22 + 80;
 
 impl Producer {
     /// Sends messages in as few requests as [`batch_bytes_max`](super::ProducerBuilder::batch_bytes_max) allows, and returns
@@ -40,8 +41,12 @@ impl Producer {
     /// }
     /// # }
     /// ```
-    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<Vec<SendReceipt>, BatchError> {
+    pub async fn send_batch(
+        &self,
+        mut messages: Vec<Message>,
+    ) -> Result<Vec<SendReceipt>, BatchError> {
         let mut stored = Vec::with_capacity(messages.len());
+        messages.iter_mut().for_each(|message| message.enter(self.0.namespace()));
         if let Err(error) = self.check_batch(&messages) {
             return Err(BatchError { stored, in_doubt: 0, unsent: messages, error: error.into() });
         }
@@ -98,7 +103,7 @@ impl Producer {
     fn fitting(&self, messages: &[Message]) -> usize {
         let mut bytes = 0;
         let fits = |message: &&Message| {
-            bytes += ITEM_BYTES + message.cost();
+            bytes += ITEM_BYTES + message.size();
             bytes <= self.0.options.batch_bytes_max
         };
         messages.iter().take(MESSAGES_MAX).take_while(fits).count().max(1)
@@ -106,10 +111,10 @@ impl Producer {
 
     async fn send_request(&self, messages: &mut [Message]) -> Result<Vec<SendReceipt>, SendError> {
         let shared = &self.0;
-        let cost = messages.iter().map(Message::cost).sum();
-        let room = shared.room(cost).await?;
+        let room = shared.room(messages.iter().map(cost).sum()).await?;
         let to = shared.to(&messages[0]).await?;
-        let mut body = BytesMut::with_capacity(cost);
+        let bytes = messages.iter().map(|message| ITEM_BYTES + message.size()).sum();
+        let mut body = BytesMut::with_capacity(bytes);
         let mut keys = Vec::with_capacity(messages.len());
         for message in &mut *messages {
             let properties = message.encode_properties(|| shared.core().unique.next());
@@ -119,6 +124,9 @@ impl Producer {
         let mut properties = String::new();
         let wait = if messages[0].wait_store_ok { "true" } else { "false" };
         wire::properties::append(&mut properties, name::WAIT, wait);
+        if let Some(namespace) = shared.namespace().name() {
+            wire::properties::append(&mut properties, INSTANCE_ID, namespace);
+        }
         let parcel = Parcel {
             topic: messages[0].topic.clone(),
             code: RequestCode::SEND_BATCH_MESSAGE,

@@ -37,6 +37,7 @@ impl Producer {
         timeout: Duration,
     ) -> Result<ReceivedMessage, ReplyError> {
         let core = self.0.core();
+        message.enter(self.0.namespace());
         if message.is_later || message.is_reply {
             let reason = "nobody waits for the reply to a delayed message, or to a reply";
             return Err(SendError::from(InvalidField::new("delay", &message.topic, reason)).into());

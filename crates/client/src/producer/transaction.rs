@@ -22,7 +22,7 @@ use crate::{
     message::{Message, ReceivedMessage},
 };
 
-use super::{Producer, ProducerBuilder, Receipt, SendReceipt, Shared, ended};
+use super::{Producer, ProducerBuilder, Receipt, SendReceipt, Shared, cost, ended};
 
 /// Checks of one producer that may be under way; the broker asks again about those that are dropped.
 pub(super) const CHECKS_MAX: usize = 64;
@@ -107,9 +107,10 @@ impl Producer {
                 InvalidField::new("delay", &message.topic, "a transaction has no delay").into()
             );
         }
+        message.enter(shared.namespace());
         message.put_own(name::TRAN_MSG, "true");
         message.put_own(name::PGROUP, &shared.options.group);
-        let room = shared.room(message.cost()).await?;
+        let room = shared.room(cost(&message)).await?;
         let to = shared.to(&message).await?;
         let topic = message.topic.clone();
         let code = RequestCode::SEND_MESSAGE_V2;
@@ -186,8 +187,8 @@ impl Shared {
         let transaction_id = header.transaction_id.to_owned();
         tokio::spawn(async move {
             let _permit = permit;
-            let topic =
-                message.property(name::REAL_TOPIC).unwrap_or_else(|| message.topic()).to_owned();
+            let topic = message.property(name::REAL_TOPIC).unwrap_or_else(|| message.topic());
+            let topic = shared.namespace().wrap(topic).into_owned();
             let resolution = checker(message).await;
             let header = EndTransaction {
                 topic: Some(&topic),

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use apogee_client::{Client, Credentials, Message, SendError};
+use apogee_client::{Client, Credentials, Message, RequestError, SendError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use env::Clock;
 use hmac::{Hmac, KeyInit, Mac};
@@ -28,6 +28,8 @@ struct Guard {
     address: Arc<OnceLock<SocketAddr>>,
     served: Arc<Mutex<BTreeSet<RequestCode>>>,
     refused: Arc<Mutex<BTreeSet<RequestCode>>>,
+    /// Whether routes are for all.
+    shows_routes: bool,
 }
 
 fn is_signed(request: &Frame) -> bool {
@@ -80,6 +82,9 @@ impl Handler for Guard {
             }
             let success = request.respond(ResponseCode::SUCCESS);
             replies.push(&match code {
+                RequestCode::GET_ROUTEINFO_BY_TOPIC if self.shows_routes => {
+                    success.with_body(fastjson::encode(&self.route()))
+                }
                 _ if !is_signed => {
                     request.respond(ResponseCode::NO_PERMISSION).with_remark("wrong signature")
                 }
@@ -96,8 +101,8 @@ impl Handler for Guard {
     }
 }
 
-fn guard() -> (Guard, Server, String) {
-    let guard = Guard::default();
+fn guard(shows_routes: bool) -> (Guard, Server, String) {
+    let guard = Guard { shows_routes, ..Guard::default() };
     let listeners = Listeners::bind(&[loopback()]).expect("a free port");
     let address = listeners.addresses()[0];
     guard.address.set(address).expect("once");
@@ -107,7 +112,7 @@ fn guard() -> (Guard, Server, String) {
 
 #[tokio::test]
 async fn every_request_is_signed() {
-    let (guard, _server, address) = guard();
+    let (guard, _server, address) = guard(false);
     let client = Client::builder([&address]).credentials(Credentials::new("me", "secret"));
     let client = client.build().expect("a client");
     let producer = client.producer("g").build().expect("a producer");
@@ -128,7 +133,7 @@ async fn every_request_is_signed() {
 
 #[tokio::test]
 async fn a_client_that_is_refused_says_why() {
-    let (_guard, _server, address) = guard();
+    let (_guard, _server, address) = guard(false);
     for credentials in [Some(Credentials::new("me", "guessed")), None] {
         let mut client = Client::builder([&address]);
         if let Some(credentials) = credentials {
@@ -143,4 +148,20 @@ async fn a_client_that_is_refused_says_why() {
     let empty = Client::builder([&address]).credentials(Credentials::new("me", "")).build();
     let error = empty.expect_err("no secret").to_string();
     assert!(error.contains("`credentials`") && !error.contains("secret=\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_a_producer_has_stored_nothing_and_is_named() {
+    let (guard, _server, address) = guard(true);
+    let client = Client::builder([&address]).credentials(Credentials::new("me", "guessed"));
+    let client = client.build().expect("a client");
+    let producer = client.producer("g").build().expect("a producer");
+    let error = producer.send(Message::new("T", "body")).await.expect_err("it is refused");
+    let SendError::NotStored { last: RequestError::Refused { code, remark, .. }, .. } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*code, remark.as_str()), (ResponseCode::NO_PERMISSION, "wrong signature"));
+    assert!(error.to_string().contains(&address), "{error}");
+    assert!(!guard.served.lock().expect("no panic").contains(&RequestCode::SEND_MESSAGE_V2));
 }

@@ -14,6 +14,7 @@ use apogee_client::{
     RouteError, SendError,
 };
 use env::Clock;
+use futures_util::FutureExt as _;
 use remoting::{Connection, Handler, Limits, Listeners, Replies, Server, Service};
 use tokio::sync::mpsc;
 use wire::{
@@ -158,7 +159,7 @@ struct World {
     got: Vec<Seen>,
     most_waiting: Arc<AtomicUsize>,
     addresses: Vec<SocketAddr>,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 /// Starts a broker for each script; after its end a broker does the last of it for ever.
@@ -186,7 +187,7 @@ fn world(scripts: &[&[Does]]) -> World {
     let (server, address) = serve(names.clone());
     servers.push(server);
     let client = Client::builder([address.to_string()]).build().expect("a client");
-    World { client, names, got, most_waiting, addresses, _servers: servers }
+    World { client, names, got, most_waiting, addresses, servers }
 }
 
 /// An address where nobody listens.
@@ -270,8 +271,8 @@ async fn a_silent_broker_costs_no_more_than_the_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_million_messages_for_a_slow_broker_take_no_more_than_the_buffer() {
     const BUFFER_BYTES: usize = 256 * 1024;
-    // The topic's name, the body, and the 512 bytes that a message counts with besides.
-    const UNDER_WAY: usize = BUFFER_BYTES / (1 + 100 + 512);
+    // The topic's name and the body, twice, and what a message counts with besides.
+    const UNDER_WAY: usize = BUFFER_BYTES / (2 * (1 + 100) + 1_800);
     // None is left that the broker would not answer.
     const COUNT: usize = 1_000_000usize.next_multiple_of(UNDER_WAY);
     let world = world(&[&[Does::AnswersOnly(UNDER_WAY)]]);
@@ -312,7 +313,7 @@ async fn a_refusal_is_final_or_tried_elsewhere_by_its_code() {
 #[tokio::test]
 async fn a_broker_that_dies_in_a_batch_leaves_no_doubt_about_the_rest() {
     let world = world(&[&[Does::Stores, Does::Stores, Does::Dies]]);
-    let builder = world.client.producer("g").batch_bytes_max(2_000).retry_times_when_send_failed(0);
+    let builder = world.client.producer("g").batch_bytes_max(350).retry_times_when_send_failed(0);
     let producer = builder.build().expect("a producer");
     let messages: Vec<Message> = (0..10).map(|at| Message::new("T", format!("{at}"))).collect();
     let error = producer.send_batch(messages).await.expect_err("the third request fails");
@@ -335,6 +336,69 @@ async fn a_route_that_has_changed_is_followed() {
     *world.names.route.lock().expect("no panic") = Some(moved);
     let receipt = producer.send(Message::new("T", "body")).await.expect("it is found");
     assert_eq!((receipt.unconfirmed_attempts, world.got[1].all().len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_changes_under_load_loses_nothing_and_doubles_nothing_silently() {
+    const COUNT: usize = 2_000;
+    let mut world = world(&[&[Does::Stores], &[Does::Stores]]);
+    *world.names.route.lock().expect("no panic") = Some(route(&[("broker-0", world.addresses[0])]));
+    let producer = world.client.producer("g").build().expect("a producer");
+    let sends = (0..COUNT).map(|at| {
+        let producer = producer.clone();
+        tokio::spawn(async move { producer.send(Message::new("T", format!("{at}"))).await })
+    });
+    let sends: Vec<_> = sends.collect();
+    world.got[0].until(1).await;
+    *world.names.route.lock().expect("no panic") = Some(route(&[("broker-1", world.addresses[1])]));
+    world.servers.remove(0).shutdown(Duration::ZERO).await;
+    let mut unconfirmed = 0;
+    let mut keys = Vec::new();
+    for send in sends {
+        let receipt = send.await.expect("no panic").expect("one of the two stores it");
+        unconfirmed += receipt.unconfirmed_attempts as usize;
+        keys.push(receipt.unique_key);
+    }
+    let stored = [world.got[0].all(), world.got[1].all()].concat();
+    let all = stored.concat();
+    assert!(keys.iter().all(|key| all.contains(key)), "nothing acknowledged is lost");
+    assert!(stored.len() <= COUNT + unconfirmed, "{} copies, {unconfirmed} told", stored.len());
+}
+
+/// Anonymous memory of this process in bytes.
+#[cfg(target_os = "linux")]
+fn anonymous_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("it can be read");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_under_way_takes_no_more_memory_than_the_buffer() {
+    const NAME: &str = "failing::what_is_under_way_takes_no_more_memory_than_the_buffer";
+    const BUFFER_BYTES: usize = 128 << 20;
+    if std::env::var_os("IS_ALONE").is_none() {
+        // In a process of its own, where nobody else takes memory meanwhile.
+        let mut alone = std::process::Command::new(std::env::current_exe().expect("a path"));
+        let status = alone.args(["--exact", NAME]).env("IS_ALONE", "1").status();
+        return assert!(status.expect("it starts").success());
+    }
+    let world = world(&[&[Does::Silent]]);
+    let builder = world.client.producer("g").buffer_bytes_max(BUFFER_BYTES);
+    let producer = builder.send_msg_timeout(PATIENCE).build().expect("a producer");
+    let message = Message::new("T", vec![b'x'; 10]);
+    let mut receipts = vec![producer.submit(message.clone()).await.expect("it is under way")];
+    let before = anonymous_bytes();
+    // Nothing else runs meanwhile, so all of it is in the outbox, too.
+    let submit = || tokio::task::unconstrained(producer.submit(message.clone())).now_or_never();
+    while let Some(receipt) = submit() {
+        receipts.push(receipt.expect("it is under way"));
+    }
+    let bytes = anonymous_bytes().saturating_sub(before);
+    let each = bytes / receipts.len();
+    assert!(bytes <= BUFFER_BYTES, "{} messages take {each} bytes each", receipts.len());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod consuming;
 mod credentials;
 mod failing;
 mod harness;
+mod namespaces;
 mod pulling;
 mod sending;
 mod tracing;

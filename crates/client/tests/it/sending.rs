@@ -133,6 +133,22 @@ async fn senders_wait_when_too_many_bytes_are_under_way_and_all_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_gives_its_room_back_once_it_is_awaited_or_dropped() {
+    let cluster = Cluster::new().await;
+    cluster.topic("T", 1).await;
+    let client = cluster.client();
+    let producer = client.producer("producers").buffer_bytes_max(1).build().expect("a producer");
+    let submit =
+        async |body| producer.submit(Message::new("T", body)).await.expect("there is room");
+    let mut kept = submit("1").await;
+    (&mut kept).await.expect("it is stored");
+    drop(submit("2").await);
+    submit("3").await.await.expect("it is stored");
+    drop(kept);
+    assert_eq!(cluster.read("T", 3).await.into_values().next().expect("a queue"), ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delayed_message_comes_later_and_one_with_a_time_can_be_recalled() {
     let cluster = Cluster::new().await;
     cluster.topic("T", 1).await;
