@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::process::{root, run as run_command, scratch};
-use crate::{examples, handover, interop, scenarios};
+use crate::{examples, handover, interop, monitoring, scenarios};
 
 const DENY: &str = "0.20.2";
 
@@ -14,7 +14,7 @@ type Step = fn() -> anyhow::Result<()>;
 
 /// Runs every step, or those that are named, and stops at the first that fails.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
-    let steps: [(&str, Step); 11] = [
+    let steps: [(&str, Step); 12] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         // README's second command; the tidy test is one of these
@@ -28,6 +28,7 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         ("release", || cargo(&["build", "--release", "--package", "apogee"])),
         ("scenarios", scenarios::check),
         ("examples", || examples::run(&[])),
+        ("monitoring", || monitoring::run(&[])),
         ("interop", || interop::run(&[])),
         ("handover", || handover::run(&[])),
     ];

@@ -9,6 +9,7 @@ mod examples;
 mod handover;
 mod interop;
 mod java;
+mod monitoring;
 mod process;
 mod recorder;
 mod scenarios;
@@ -25,7 +26,7 @@ usage: cargo xtask <task>
 
   capture [STEP]...              record golden bytes from the original under fixtures/
   ci [STEP]...                   all that must hold before a change lands: format clippy test docs fuzz deny
-                                 release scenarios examples interop handover
+                                 release scenarios examples monitoring interop handover
   examples [NAME]... [--server apogee|VERSION]
                                  run the programs of examples/ against a server; all of them unless named
   handover [ROUND]...            pass a store between the original's broker and ours, in both directions
@@ -33,6 +34,7 @@ usage: cargo xtask <task>
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
                                  java-5.5.0-binary peers logappender openmessaging go mqadmin sql92; all of them
                                  unless named
+  monitoring                     a Prometheus (Debian's) beside a broker: the page, the alert rules, the dashboard's queries
   scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...
                                  play scenarios/ in virtual time, on our binary and on the original; --bless writes
                                  the outcomes of virtual time into the files
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         "examples" => examples::run(rest),
         "handover" => handover::run(rest),
         "interop" => interop::run(rest),
+        "monitoring" => monitoring::run(rest),
         "scenarios" => scenarios::run(rest),
         "soak" => soak::run(rest),
         "compare" => compare::run_task(rest),

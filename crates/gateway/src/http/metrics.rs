@@ -110,6 +110,7 @@ type Series = Vec<(Labels, Value)>;
 
 enum Value {
     Count(u64),
+    Sum(f64),
     Gauge(f64),
 }
 
@@ -148,7 +149,7 @@ impl Collector for Page {
         for Family { name, help, series } in &self.0 {
             let Some((_, first)) = series.first() else { continue };
             let kind = match first {
-                Value::Count(_) => MetricType::Counter,
+                Value::Count(_) | Value::Sum(_) => MetricType::Counter,
                 Value::Gauge(_) => MetricType::Gauge,
             };
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
@@ -158,6 +159,7 @@ impl Collector for Page {
                     Value::Count(count) => {
                         series.encode_counter::<NoLabelSet, _, u64>(count, None)?
                     }
+                    Value::Sum(sum) => series.encode_counter::<NoLabelSet, _, u64>(sum, None)?,
                     Value::Gauge(value) => series.encode_gauge(value)?,
                 }
             }
@@ -229,8 +231,8 @@ fn families(figures: &Figures, seats: &mut Seats) -> Vec<Family> {
     let reasons = reasons.map(|(why, it)| (vec![("reason", why.into())], Value::Count(it)));
     add("apogee_refused_messages", "Messages refused for now", reasons.into());
     add("apogee_log_syncs", "Syncs of the log", count(store.syncs));
-    let micros = store.sync_time.as_micros() as u64;
-    add("apogee_log_sync_microseconds", "Time that syncs of the log took", count(micros));
+    let spent = vec![(Labels::new(), Value::Sum(store.sync_time.as_secs_f64()))];
+    add("apogee_log_sync_seconds", "Time that syncs of the log took", spent);
     let kinds = ["log_files", "view_files", "unconsumed_messages"];
     let removed = kinds.into_iter().zip(figures.removed);
     let removed = removed.map(|(what, it)| (vec![("what", what.into())], Value::Count(it)));
