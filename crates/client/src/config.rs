@@ -8,7 +8,7 @@ use std::{
 
 use env::Clock;
 
-use crate::{Client, Credentials, error::InvalidField, namespace::Namespace};
+use crate::{Client, Credentials, Tls, error::InvalidField, namespace::Namespace};
 
 /// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
 #[derive(Clone)]
@@ -21,6 +21,7 @@ pub struct ClientBuilder {
     pub(crate) mq_client_api_timeout: Duration,
     pub(crate) message_bytes_max: usize,
     pub(crate) credentials: Option<Arc<Credentials>>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) namespace: Namespace,
     pub(crate) trace_topic: Option<String>,
     pub(crate) clock: Clock,
@@ -38,6 +39,7 @@ impl ClientBuilder {
             mq_client_api_timeout: Duration::from_secs(3),
             message_bytes_max: 64 * 1024 * 1024,
             credentials: None,
+            tls: None,
             namespace: Namespace::default(),
             trace_topic: None,
             clock: Clock::real(),
@@ -136,6 +138,17 @@ impl ClientBuilder {
             );
         }
         self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Speaks TLS with all servers, name servers and brokers. By default everything is plain text.
+    ///
+    /// A server that cannot be trusted, or offers no TLS, is told of by
+    /// [`RequestError::Unreachable`](crate::RequestError::Unreachable), with the reason. One that refuses this client's
+    /// certificate does so behind the handshake: what was asked ends as lost, and an event of the level `WARN` has the reason.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> ClientBuilder {
+        self.tls = Some(tls);
         self
     }
 

@@ -91,9 +91,26 @@
 //! Who only drops them loses nothing that was acknowledged, but consumes some messages again. The client ends with
 //! the last clone, producer and consumer.
 //!
+//! # Over TLS, and by name
+//!
+//! [`ClientBuilder::tls`] says whom to trust, [`ClientBuilder::credentials`] who the client is:
+//!
+//! ```no_run
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use apogee_client::{Client, Credentials, Tls};
+//!
+//! let tls = Tls::roots(std::fs::read("ca.pem")?)?
+//!     .client_certificate(std::fs::read("orders.pem")?, std::fs::read("orders.key")?)?;
+//! let client = Client::builder(["mq.example:9876"])
+//!     .tls(tls)
+//!     .credentials(Credentials::new("orders", std::env::var("ROCKETMQ_SECRET_KEY")?))
+//!     .build()?;
+//! # Ok(()) }
+//! ```
+//!
 //! # What it leaves to others
 //!
-//! TLS and POP are not in it.
+//! POP is not in it.
 
 mod client;
 mod compression;
@@ -124,6 +141,7 @@ pub use message::{Message, ReceivedMessage};
 pub use producer::{
     Producer, ProducerBuilder, Receipt, Resolution, SendReceipt, SendStatus, Transaction,
 };
+pub use remoting::{Tls, TlsError};
 pub use wire::{
     body::MessageQueue, code::ResponseCode, compression::Kind as Compression, names::TRACE_TOPIC,
 };

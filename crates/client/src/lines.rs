@@ -10,7 +10,7 @@ use std::{
 };
 
 use env::Clock;
-use remoting::{CallError, Connection, Limits, PushError};
+use remoting::{CallError, Connection, Limits, PushError, Tls};
 use tokio::{net::lookup_host, sync::Mutex as AsyncMutex};
 use wire::{code::ResponseCode, frame::Frame};
 
@@ -25,6 +25,7 @@ const ADDRESSES_MAX: usize = 4;
 pub(crate) struct Lines {
     clock: Clock,
     credentials: Option<Arc<Credentials>>,
+    tls: Option<Tls>,
     table: Mutex<HashMap<String, Arc<Line>>>,
 }
 
@@ -38,7 +39,7 @@ struct Line {
 impl Lines {
     pub(crate) fn new(config: &ClientBuilder) -> Lines {
         let (clock, credentials) = (config.clock.clone(), config.credentials.clone());
-        Lines { clock, credentials, table: Mutex::default() }
+        Lines { clock, credentials, tls: config.tls.clone(), table: Mutex::default() }
     }
 
     /// Returns the connection to `address`, and whether this call has dialled it.
@@ -129,9 +130,16 @@ impl Lines {
             }
         };
         let mut last = "its name has no address".to_owned();
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         for socket in resolved.take(ADDRESSES_MAX) {
-            let clock = self.clock.clone();
-            match remoting::Client::connect(socket, limits(), clock, make_handler()).await {
+            let (clock, handler) = (self.clock.clone(), make_handler());
+            let connected = match &self.tls {
+                Some(tls) => {
+                    remoting::Client::connect_tls(socket, host, tls, limits(), clock, handler).await
+                }
+                None => remoting::Client::connect(socket, limits(), clock, handler).await,
+            };
+            match connected {
                 Ok(client) => return Ok(client),
                 Err(error) => last = error.to_string(),
             }

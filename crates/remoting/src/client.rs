@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr, ops::Deref, time::Duration};
 use env::Clock;
 use tokio::net::TcpStream;
 
-use crate::{Connection, Handler, Limits, Service, server::Commons};
+use crate::{Connection, Handler, Limits, Service, Tls, server::Commons, tls};
 
 /// Time to establish a connection (Java: `connectTimeoutMillis`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,6 +36,14 @@ pub enum ConnectError {
         /// Whom we called.
         address: SocketAddr,
     },
+    /// The peer was there, but there is no TLS between us.
+    #[error("cannot connect to `{address}`: the TLS handshake failed: {source}")]
+    Tls {
+        /// Whom we called.
+        address: SocketAddr,
+        /// Who refused whom, and why.
+        source: io::Error,
+    },
 }
 
 impl Client {
@@ -53,8 +61,38 @@ impl Client {
             () = clock.sleep(CONNECT_TIMEOUT) => return Err(ConnectError::Timeout { address }),
         };
         let connection = Commons::new(limits, clock)
-            .admit(stream, address, |_| Box::new(handler))
+            .admit(stream, address, None, |_| Box::new(handler))
             .map_err(refused)?
+            .expect("a client's limits admit its one connection");
+        Ok(Client(connection))
+    }
+
+    /// The same over TLS, handshake included. The certificate has to name `host`, unless `tls` names another.
+    ///
+    /// A server may refuse the certificate of its client behind the handshake; then the connection ends at once.
+    pub async fn connect_tls(
+        address: SocketAddr,
+        host: &str,
+        tls: &Tls,
+        limits: Limits,
+        clock: Clock,
+        handler: impl Handler + 'static,
+    ) -> Result<Client, ConnectError> {
+        let connect = async {
+            let refused = |source| ConnectError::Refused { address, source };
+            let stream = TcpStream::connect(address).await.map_err(refused)?;
+            stream.set_nodelay(true).map_err(refused)?;
+            let local = stream.local_addr().map_err(refused)?;
+            let upgraded = tls::upgrade(stream, host, tls).await;
+            Ok((upgraded.map_err(|source| ConnectError::Tls { address, source })?, local))
+        };
+        let (stream, local) = tokio::select! {
+            biased;
+            connected = connect => connected?,
+            () = clock.sleep(CONNECT_TIMEOUT) => return Err(ConnectError::Timeout { address }),
+        };
+        let connection = Commons::new(limits, clock)
+            .adopt(stream, address, local, |_| Box::new(handler))
             .expect("a client's limits admit its one connection");
         Ok(Client(connection))
     }

@@ -162,13 +162,15 @@ pub enum CloseReason {
     SlowReader,
     /// The server held too much for slow readers, and this one had been blocked longest.
     OutboundPressure,
+    /// The peers could not agree on TLS, or one spoke plain text where it is enforced.
+    Tls,
 }
 
 impl CloseReason {
     pub(crate) const COUNT: usize = CloseReason::ALL.len();
 
     /// Every reason, in the order of their numbers.
-    pub const ALL: [CloseReason; 10] = [
+    pub const ALL: [CloseReason; 11] = [
         CloseReason::ByPeer,
         CloseReason::Broken,
         CloseReason::Shutdown,
@@ -179,6 +181,7 @@ impl CloseReason {
         CloseReason::HalfFrame,
         CloseReason::SlowReader,
         CloseReason::OutboundPressure,
+        CloseReason::Tls,
     ];
 
     /// Tells whether an operator should hear of it: the peer broke a rule or a bound.
@@ -193,7 +196,8 @@ impl CloseReason {
             | CloseReason::FrameTooLarge
             | CloseReason::HalfFrame
             | CloseReason::SlowReader
-            | CloseReason::OutboundPressure => true,
+            | CloseReason::OutboundPressure
+            | CloseReason::Tls => true,
         }
     }
 }

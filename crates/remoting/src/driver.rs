@@ -59,6 +59,8 @@ pub(crate) struct Driver<S> {
     /// Bytes ever sent, and how many that has to be for the peer to count as reading.
     sent: u64,
     sent_goal: u64,
+    /// Whether the stream may still hold some of what was sent, as TLS does while its socket is full.
+    unflushed: bool,
     phase: Phase,
     detail: String,
     /// Last, so that the connection counts as open until its handler and socket are gone.
@@ -109,6 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             in_flight_reported: 0,
             sent: 0,
             sent_goal: 0,
+            unflushed: false,
             phase: Phase::Open,
             detail: String::new(),
             _registered: registered,
@@ -138,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     Err(error) => return Poll::Ready(self.broken(&error)),
                 },
                 Phase::Ending(reason) => {
-                    if self.settled.is_empty() && self.replies.now.is_empty() {
+                    if self.settled.is_empty() && self.replies.now.is_empty() && !self.unflushed {
                         if reason != CloseReason::Shutdown {
                             return Poll::Ready(reason);
                         }
@@ -206,6 +209,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Pending => break,
             }
         }
+        self.unflushed |= wrote;
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            flushed?;
+            self.unflushed = false;
+        }
         if wrote {
             self.link.moved_at.store(self.commons.tick(), Relaxed);
         }
@@ -215,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Keeps the sweep informed of what waits for the peer, and since when.
     fn note_blocked(&mut self) {
-        let unsent = self.replies.now.len();
+        let unsent = self.replies.now.len() + usize::from(self.unflushed);
         let blocked = self.link.blocked_since.load(Relaxed) != 0;
         if unsent == 0 && !blocked {
             return;
@@ -252,7 +262,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             return Ok(false);
         };
-        let read = read?;
+        let read = match read {
+            // TLS that ends without a farewell. A frame has its length, so nobody is deceived by what is cut off.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
         if read == 0 {
             self.end(CloseReason::ByPeer);
             return Ok(true);
@@ -440,6 +454,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn refuse(&mut self, error: &FrameError) {
         let protocol = guess_protocol(&self.buffer);
         self.detail = match protocol {
+            Some("TLS") => "TLS on a port that does not offer it (tls.server.certPath)".to_owned(),
             Some(protocol) => format!("{protocol} on a remoting port"),
             None => error.to_string(),
         };
@@ -466,7 +481,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn broken(&mut self, error: &io::Error) -> CloseReason {
         self.detail = error.to_string();
-        CloseReason::Broken
+        match error.kind() {
+            // Sockets fail otherwise.
+            io::ErrorKind::InvalidData => CloseReason::Tls,
+            _ => CloseReason::Broken,
+        }
     }
 
     /// Says how things stood when a bound on time or memory was passed.
@@ -493,7 +512,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             | CloseReason::Dismissed
             | CloseReason::Idle
             | CloseReason::BadFrame
-            | CloseReason::FrameTooLarge => String::new(),
+            | CloseReason::FrameTooLarge
+            | CloseReason::Tls => String::new(),
         }
     }
 

@@ -8,6 +8,8 @@
 //! Both sides may ask: a [`Connection`] pushes requests to its peer and routes their answers back, so the server's end
 //! of a client's connection is as good for calls as a [`Client`].
 //!
+//! Either end may speak TLS ([`Client::connect_tls`], [`Listeners::tls`]); a server does on the port of plain text.
+//!
 //! Everything a peer can make grow has a bound in [`Limits`]. This crate knows frames, but no request code.
 //!
 //! ```no_run
@@ -46,6 +48,7 @@ mod metrics;
 mod outbound;
 mod server;
 mod service;
+mod tls;
 
 pub use client::{Client, ConnectError};
 pub use connection::{CallError, CloseReason, Connection, PushError};
@@ -54,3 +57,4 @@ pub use metrics::Metrics;
 pub use outbound::Answers;
 pub use server::{BindError, Listeners, Server};
 pub use service::{Handler, NoRequests, Replies, Service};
+pub use tls::{ClientAuth, ServerIdentity, ServerTls, Tls, TlsError};

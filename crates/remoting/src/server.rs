@@ -25,9 +25,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    CloseReason, Connection, Handler, Limits, Metrics, Service,
+    CloseReason, Connection, Handler, Limits, Metrics, ServerTls, Service,
     connection::{Link, LinkParts},
     driver::Driver,
+    tls::Detected,
 };
 
 /// Connections that the kernel may hold before we accept them (Java: hard-coded in `NettyRemotingServer`).
@@ -46,6 +47,7 @@ const OVERDRAFT_TICKS: u32 = 5;
 pub struct Listeners {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// An address could not be listened on.
@@ -61,7 +63,7 @@ pub struct BindError {
 impl Listeners {
     /// Binds every address; port 0 lets the system choose. Needs a tokio runtime.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Listeners, BindError> {
-        let mut bound = Listeners { listeners: Vec::new(), addresses: Vec::new() };
+        let mut bound = Listeners { listeners: Vec::new(), addresses: Vec::new(), tls: None };
         for &address in addresses {
             let listener = listen(address).map_err(|source| BindError { address, source })?;
             let actual = listener.local_addr().map_err(|source| BindError { address, source })?;
@@ -76,12 +78,20 @@ impl Listeners {
         &self.addresses
     }
 
+    /// Offers TLS on all of them, or demands it; by default there is none, and who begins with it is closed.
+    #[must_use]
+    pub fn tls(mut self, tls: Option<Arc<ServerTls>>) -> Listeners {
+        self.tls = tls;
+        self
+    }
+
     /// Starts to accept connections for `service`, on all addresses alike.
     pub fn serve(self, service: Arc<dyn Service>, limits: Limits, clock: Clock) -> Server {
         let commons = Commons::new(limits, clock);
         let mut tasks: Vec<JoinHandle<()>> = Vec::new();
         for listener in self.listeners {
-            tasks.push(tokio::spawn(accept(listener, service.clone(), commons.clone())));
+            let (service, commons) = (service.clone(), commons.clone());
+            tasks.push(tokio::spawn(accept(listener, self.tls.clone(), service, commons)));
         }
         let sweep = tokio::spawn(sweep(commons.clone()));
         Server { commons, addresses: self.addresses, accepting: tasks, sweep }
@@ -142,13 +152,17 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, service: Arc<dyn Service>, commons: Arc<Commons>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    service: Arc<dyn Service>,
+    commons: Arc<Commons>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
-                if let Err(error) =
-                    commons.admit(stream, remote, |connection| service.connected(connection))
-                {
+                let handler = |connection: &Connection| service.connected(connection);
+                if let Err(error) = commons.admit(stream, remote, tls.as_ref(), handler) {
                     debug!(%remote, %error, "connection lost before it was served");
                 }
             }
@@ -233,6 +247,7 @@ impl Commons {
         self: &Arc<Commons>,
         stream: TcpStream,
         remote: SocketAddr,
+        tls: Option<&Arc<ServerTls>>,
         handler: impl FnOnce(&Connection) -> Box<dyn Handler>,
     ) -> io::Result<Option<Connection>> {
         let local = stream.local_addr();
@@ -241,7 +256,10 @@ impl Commons {
         };
         local?;
         stream.set_nodelay(true)?;
-        Ok(Some(start(stream, registered, handler)))
+        Ok(Some(match tls {
+            Some(tls) => start(Detected::new(stream, tls.clone()), registered, handler),
+            None => start(stream, registered, handler),
+        }))
     }
 
     /// The same over any stream.

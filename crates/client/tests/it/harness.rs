@@ -19,7 +19,7 @@ use cluster::{
 };
 use env::Env;
 use gateway::v4::V4;
-use remoting::{Limits, Listeners, Server};
+use remoting::{Limits, Listeners, Server, ServerTls};
 use store::Store;
 use wire::body::topic::TopicConfig;
 
@@ -51,6 +51,7 @@ pub(crate) struct Cluster {
     pub(crate) brokers: Vec<Running>,
     scratch: Scratch,
     env: Env,
+    tls: Option<Arc<ServerTls>>,
     _namesrv: Server,
 }
 
@@ -70,6 +71,19 @@ impl Cluster {
 
     /// Starts so many brokers whose options `change` has touched.
     pub(crate) async fn with(brokers: usize, change: impl Fn(&mut broker::Options)) -> Cluster {
+        Cluster::start_all(brokers, change, None).await
+    }
+
+    /// Starts one broker; it and the name server offer TLS.
+    pub(crate) async fn over_tls(tls: Arc<ServerTls>) -> Cluster {
+        Cluster::start_all(1, |_| {}, Some(tls)).await
+    }
+
+    async fn start_all(
+        brokers: usize,
+        change: impl Fn(&mut broker::Options),
+        tls: Option<Arc<ServerTls>>,
+    ) -> Cluster {
         let scratch = Scratch::new();
         let env = Env::real();
         let options = namesrv::Options {
@@ -78,10 +92,11 @@ impl Cluster {
             ..namesrv::Options::default()
         };
         let namesrv = NameServer::open(options, None, env.clone()).expect("a name server");
-        let listeners = Listeners::bind(&[loopback()]).expect("a free port");
+        let listeners = Listeners::bind(&[loopback()]).expect("a free port").tls(tls.clone());
         let address = listeners.addresses()[0].to_string();
         let server = listeners.serve(Arc::new(namesrv), Limits::default(), env.clock.clone());
-        let mut cluster = Cluster { address, brokers: Vec::new(), scratch, env, _namesrv: server };
+        let mut cluster =
+            Cluster { address, brokers: Vec::new(), scratch, env, tls, _namesrv: server };
         for at in 0..brokers {
             cluster.start(&format!("broker-{at}"), &change).await;
         }
@@ -90,7 +105,7 @@ impl Cluster {
 
     async fn start(&mut self, name: &str, change: impl Fn(&mut broker::Options)) {
         let env = self.env.clone();
-        let listeners = Listeners::bind(&[loopback()]).expect("a free port");
+        let listeners = Listeners::bind(&[loopback()]).expect("a free port").tls(self.tls.clone());
         let address = listeners.addresses()[0];
         let mut options = broker::Options {
             broker_name: name.to_owned(),

@@ -2,6 +2,7 @@
 
 mod consuming;
 mod credentials;
+mod encrypted;
 mod failing;
 mod harness;
 mod namespaces;

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use env::{Clock, sim::SimClock};
 use remoting::{
     Client, CloseReason, Connection, Handler, Limits, Listeners, Metrics, NoRequests, Replies,
-    Server, Service,
+    Server, ServerTls, Service,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -106,7 +106,15 @@ impl Fixture {
         Fixture::start_on("127.0.0.1:0", limits)
     }
 
+    pub(crate) fn start_tls(limits: Limits, tls: Arc<ServerTls>) -> Fixture {
+        Fixture::start_with("127.0.0.1:0", limits, Some(tls))
+    }
+
     pub(crate) fn start_on(address: &str, limits: Limits) -> Fixture {
+        Fixture::start_with(address, limits, None)
+    }
+
+    fn start_with(address: &str, limits: Limits, tls: Option<Arc<ServerTls>>) -> Fixture {
         let clock = SimClock::new(0);
         let (connected, connections) = mpsc::unbounded_channel();
         let door = Door {
@@ -119,7 +127,7 @@ impl Fixture {
         };
         let address = address.parse().expect("an address");
         let listeners = Listeners::bind(&[address]).expect("a free port");
-        let server = listeners.serve(Arc::new(door.clone()), limits, clock.clone().into());
+        let server = listeners.tls(tls).serve(Arc::new(door.clone()), limits, clock.clone().into());
         Fixture { server, clock, door, connections }
     }
 
