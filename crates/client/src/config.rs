@@ -8,7 +8,9 @@ use std::{
 
 use env::Clock;
 
-use crate::{Client, Credentials, Tls, error::InvalidField, namespace::Namespace};
+use crate::{
+    Client, Credentials, Tls, TraceContext, error::InvalidField, namespace::Namespace,
+};
 
 /// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub struct ClientBuilder {
     pub(crate) tls: Option<Tls>,
     pub(crate) namespace: Namespace,
     pub(crate) trace_topic: Option<String>,
+    pub(crate) trace_context: Option<Arc<dyn TraceContext>>,
     pub(crate) clock: Clock,
     fault: Option<InvalidField>,
 }
@@ -42,6 +45,7 @@ impl ClientBuilder {
             tls: None,
             namespace: Namespace::default(),
             trace_topic: None,
+            trace_context: None,
             clock: Clock::real(),
             fault: None,
         };
@@ -179,6 +183,54 @@ impl ClientBuilder {
             self.blame("trace_topic", &topic, &bad.to_string());
         }
         self.trace_topic = Some(topic);
+        self
+    }
+
+    /// Says how the spans of this client are tied to a tracing system. Each message that is sent then carries the context of
+    /// its send, as the properties `traceparent` and `tracestate`; those that the application has set stay, and a context
+    /// that finds no room beside the message's other properties is left out. A handler's span becomes the child of the
+    /// context of its one message, and is linked to those of several. By default no context is written or read.
+    ///
+    /// With `tracing-opentelemetry`, whose layer must not filter the target `apogee_client::span` at `DEBUG`:
+    ///
+    /// ```ignore
+    /// use std::collections::HashMap;
+    /// use opentelemetry::{propagation::TextMapPropagator, trace::TraceContextExt};
+    /// use opentelemetry_sdk::propagation::TraceContextPropagator;
+    /// use tracing_opentelemetry::OpenTelemetrySpanExt;
+    ///
+    /// struct OpenTelemetry(TraceContextPropagator);
+    ///
+    /// impl OpenTelemetry {
+    ///     fn read(&self, context: &W3cContext) -> opentelemetry::Context {
+    ///         let mut fields = HashMap::from([("traceparent".to_owned(), context.traceparent.clone())]);
+    ///         fields.extend(context.tracestate.clone().map(|state| ("tracestate".to_owned(), state)));
+    ///         self.0.extract(&fields)
+    ///     }
+    /// }
+    ///
+    /// impl TraceContext for OpenTelemetry {
+    ///     fn inject(&self, span: &tracing::Span) -> Option<W3cContext> {
+    ///         let mut fields = HashMap::new();
+    ///         self.0.inject_context(&span.context(), &mut fields);
+    ///         let tracestate = fields.remove("tracestate").filter(|state| !state.is_empty());
+    ///         Some(W3cContext { traceparent: fields.remove("traceparent")?, tracestate })
+    ///     }
+    ///     fn extract(&self, span: &tracing::Span, context: &W3cContext) {
+    ///         let _ = span.set_parent(self.read(context));
+    ///     }
+    ///     fn link(&self, span: &tracing::Span, context: &W3cContext) {
+    ///         span.add_link(self.read(context).span().span_context().clone());
+    ///     }
+    /// }
+    ///
+    /// let client = Client::builder(["127.0.0.1:9876"])
+    ///     .trace_context(OpenTelemetry(TraceContextPropagator::new()))
+    ///     .build()?;
+    /// ```
+    #[must_use]
+    pub fn trace_context(mut self, context: impl TraceContext) -> ClientBuilder {
+        self.trace_context = Some(Arc::new(context));
         self
     }
 

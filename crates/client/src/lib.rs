@@ -85,6 +85,14 @@
 //! Consumers go on by themselves: what fails in the background (heartbeats, pulls, commits) is tried again, and is an event
 //! of `tracing`, of the level `WARN`.
 //!
+//! # Follow a message
+//!
+//! Sends, handlers and polls run in spans of `tracing` named `send`, `process` and `receive`, with the fields of
+//! OpenTelemetry's conventions for messaging (`messaging.destination.name`, `messaging.message.id` and so on). They are of
+//! the level `DEBUG` and the target `apogee_client::span`; while they are disabled they cost nothing to speak of.
+//! With [`ClientBuilder::trace_context`] a message also carries the trace that it belongs to, as the properties
+//! `traceparent` and `tracestate`, and the handler's span continues it.
+//!
 //! # Stop
 //!
 //! [`Producer::shutdown`] waits for what is under way; [`PushConsumer::shutdown`] waits for handlers and keeps the progress.
@@ -124,6 +132,7 @@ mod message;
 mod namespace;
 mod producer;
 mod route;
+mod span;
 mod trace;
 mod unique;
 
@@ -142,6 +151,7 @@ pub use producer::{
     Producer, ProducerBuilder, Receipt, Resolution, SendReceipt, SendStatus, Transaction,
 };
 pub use remoting::{Tls, TlsError};
+pub use span::{TraceContext, W3cContext};
 pub use wire::{
     body::MessageQueue, code::ResponseCode, compression::Kind as Compression, names::TRACE_TOPIC,
 };

@@ -18,6 +18,7 @@ use crate::{
     compression,
     error::InvalidField,
     namespace::{INSTANCE_ID, Namespace},
+    span::W3cContext,
 };
 
 /// How long a requester waits, in ms; travels with request and reply.
@@ -290,8 +291,17 @@ impl Message {
         Ok(())
     }
 
-    /// Writes all properties as they travel.
-    pub(crate) fn encode_properties(&mut self, make_key: impl FnOnce() -> String) -> String {
+    /// Returns one of the properties set so far, keys aside.
+    pub(crate) fn own(&self, property: &str) -> Option<&str> {
+        properties::get(&self.properties, property)
+    }
+
+    /// Writes all properties as they travel, with the trace that the message belongs to.
+    pub(crate) fn encode_properties(
+        &mut self,
+        make_key: impl FnOnce() -> String,
+        context: Option<&W3cContext>,
+    ) -> String {
         let mut text = String::with_capacity(self.properties.len() + self.keys.len() + 80);
         text.push_str(&self.properties);
         if !self.keys.is_empty() {
@@ -303,7 +313,24 @@ impl Message {
             name::WAIT,
             if self.wait_store_ok { "true" } else { "false" },
         );
+        let context = context.filter(|context| self.takes(context));
+        for (property, value) in context.into_iter().flat_map(W3cContext::properties) {
+            properties::append(&mut text, property, value);
+        }
         text
+    }
+}
+
+impl Message {
+    /// Tells whether a context can be written beside the application's properties.
+    fn takes(&self, context: &W3cContext) -> bool {
+        let bytes: usize =
+            context.properties().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let is_sound = |(property, value): (&str, &str)| {
+            !value.is_empty() && !has_control(value) && self.own(property).is_none()
+        };
+        context.properties().all(is_sound)
+            && self.properties.len() + self.keys.len() + bytes <= PROPERTIES_BYTES_MAX
     }
 }
 
@@ -611,8 +638,30 @@ mod tests {
     #[test]
     fn a_message_keeps_its_unique_key() {
         let mut message = Message::new("T", "body").key("a").key("b").tag("t");
-        let first = message.encode_properties(|| "K1".to_owned());
+        let first = message.encode_properties(|| "K1".to_owned(), None);
         assert_eq!(first, "TAGS\u{1}t\u{2}KEYS\u{1}a b\u{2}UNIQ_KEY\u{1}K1\u{2}WAIT\u{1}true\u{2}");
-        assert_eq!(message.encode_properties(|| "K2".to_owned()), first);
+        assert_eq!(message.encode_properties(|| "K2".to_owned(), None), first);
+    }
+
+    #[test]
+    fn a_context_is_written_unless_the_application_has_its_own_or_leaves_no_room() {
+        let context = |state: Option<&str>| W3cContext {
+            traceparent: "00-1-2-01".to_owned(),
+            tracestate: state.map(str::to_owned),
+        };
+        let written = |mut message: Message, context: &W3cContext| {
+            let text = message.encode_properties(|| "K".to_owned(), Some(context));
+            let get = |property| properties::get(&text, property).map(str::to_owned);
+            (get("traceparent"), get("tracestate"))
+        };
+        let (parent, state) = (Some("00-1-2-01".to_owned()), Some("a=b".to_owned()));
+        let message = || Message::new("T", "body");
+        assert_eq!(written(message(), &context(None)), (parent.clone(), None));
+        assert_eq!(written(message(), &context(Some("a=b"))), (parent, state));
+        let own = message().property("traceparent", "mine");
+        assert_eq!(written(own, &context(Some("a=b"))), (Some("mine".to_owned()), None));
+        assert_eq!(written(message(), &context(Some("a\u{1}b"))), (None, None));
+        let full = message().property("p", "x".repeat(PROPERTIES_BYTES_MAX - 10));
+        assert_eq!(written(full, &context(None)), (None, None));
     }
 }

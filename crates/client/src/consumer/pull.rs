@@ -15,7 +15,7 @@ use futures_util::{
     stream::{FuturesUnordered, StreamExt},
 };
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, warn};
 use wire::body::{
     MessageQueue,
     client::{
@@ -27,6 +27,7 @@ use crate::{
     client::{Consumer, Core},
     error::{ConsumeError, InvalidField},
     message::ReceivedMessage,
+    span,
 };
 
 use super::{
@@ -262,6 +263,20 @@ impl PullConsumer {
     /// # Errors
     /// The messages of a queue cannot be had: no broker answers, or one refuses. Another poll tries again.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ReceivedMessage>, ConsumeError> {
+        let shared = self.shared.clone();
+        let span = span::receive(&shared.member.core, &shared.member.group);
+        let outcome = self.poll_within(timeout).instrument(span.clone()).await;
+        match &outcome {
+            Ok(messages) => span::received(&shared.member.core, &span, messages),
+            Err(_) => span::fail(&span, "not_received"),
+        }
+        outcome
+    }
+
+    async fn poll_within(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Vec<ReceivedMessage>, ConsumeError> {
         let clock = self.shared.member.core.clock.clone();
         let deadline = clock.monotonic().saturating_add(timeout);
         if let Some(interval) = self.auto_commit

@@ -6,13 +6,13 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{error, warn};
+use tracing::{Instrument as _, error, warn};
 use wire::{
     body::client::ConsumeDirectlyResult, code::RequestCode, frame::Frame,
     header::send::ConsumerSendMsgBack,
 };
 
-use crate::{error::ConsumeError, message::ReceivedMessage};
+use crate::{error::ConsumeError, message::ReceivedMessage, span};
 
 use super::{MessageModel, push::Shared, queue::Assigned};
 
@@ -286,8 +286,10 @@ impl Shared {
     }
 
     async fn judge(&self, messages: Vec<ReceivedMessage>) -> Verdict {
-        let calling = AssertUnwindSafe(async { self.handler.call(messages).await }).catch_unwind();
-        tokio::select! {
+        let span = span::process(&self.member.core, &self.member.group, &messages);
+        let calling = async { self.handler.call(messages).await }.instrument(span.clone());
+        let calling = AssertUnwindSafe(calling).catch_unwind();
+        let verdict = tokio::select! {
             biased;
             verdict = calling => verdict.unwrap_or_else(|_| {
                 error!(group = self.member.group, "the handler panicked");
@@ -297,7 +299,14 @@ impl Shared {
                 error!(group = self.member.group, timeout = ?self.options.consume_timeout, "the handler took too long");
                 Verdict::TimedOut
             }
+        };
+        match verdict {
+            Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done) => {}
+            Verdict::Consumed(_) | Verdict::Ordered(_) => span::fail(&span, "retry"),
+            Verdict::Panicked => span::fail(&span, "panic"),
+            Verdict::TimedOut => span::fail(&span, "timeout"),
         }
+        verdict
     }
 
     /// Gives a message back to its broker, to be delivered again after a delay level: 0 for the broker's choice,

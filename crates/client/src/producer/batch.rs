@@ -10,6 +10,7 @@ use crate::{
     error::{BatchError, InvalidField, SendError},
     message::Message,
     namespace::INSTANCE_ID,
+    span,
 };
 
 use super::{Parcel, Producer, Receipt, SendReceipt, cost};
@@ -116,8 +117,11 @@ impl Producer {
         let bytes = messages.iter().map(|message| ITEM_BYTES + message.size()).sum();
         let mut body = BytesMut::with_capacity(bytes);
         let mut keys = Vec::with_capacity(messages.len());
+        let span = span::send(shared.core(), &messages[0], "", Some(messages.len()));
+        let context = shared.core().context_of(&span);
         for message in &mut *messages {
-            let properties = message.encode_properties(|| shared.core().unique.next());
+            let make_key = || shared.core().unique.next();
+            let properties = message.encode_properties(make_key, context.as_ref());
             batch::append(&mut body, message.flag, &message.body, &properties);
             keys.push(message.unique_key(String::new).to_owned());
         }
@@ -136,6 +140,7 @@ impl Producer {
             properties,
             body: body.freeze(),
             unique_key: keys.join(","),
+            span,
         };
         let receipt = Receipt::begin(shared.clone(), parcel, to, room).await?.await?;
         let mut ids = receipt.offset_id.split(',');

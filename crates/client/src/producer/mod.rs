@@ -23,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug};
 use wire::{
     body::MessageQueue,
     code::{RequestCode, ResponseCode},
@@ -43,6 +43,7 @@ use crate::{
     message::{Message, check_group, check_topic},
     namespace::{INSTANCE_ID, Namespace},
     route::{CREATED_QUEUES, Route},
+    span,
     trace::Sending,
 };
 
@@ -272,6 +273,7 @@ struct Parcel {
     properties: String,
     body: Bytes,
     unique_key: String,
+    span: Span,
 }
 
 impl Producer {
@@ -352,7 +354,7 @@ impl Producer {
         let address = shared.address(&route, &queue)?;
         let not_stored = |last| SendError::NotStored { attempts: 1, last };
         let connection = shared.core().connection(address).await.map_err(not_stored)?;
-        let pushed = connection.push(shared.frame(&parcel, &queue));
+        let pushed = parcel.span.in_scope(|| connection.push(shared.frame(&parcel, &queue)));
         let unreachable =
             |reason| RequestError::Unreachable { address: address.to_owned(), reason };
         pushed.map(drop).map_err(|error| not_stored(unreachable(error.to_string())))
@@ -467,10 +469,23 @@ impl Receipt {
     ) -> Result<Receipt, SendError> {
         let queued = Arc::new(AtomicBool::new(false));
         let told = queued.clone();
-        let mut sending: BoxFuture<'static, _> = Box::pin(async move {
+        let span = parcel.span.clone();
+        let work = async move {
             let _room = room;
-            shared.deliver(&parcel, &to, &told).await
-        });
+            let outcome = shared.deliver(&parcel, &to, &told).await;
+            match &outcome {
+                Ok(receipt) => {
+                    let queue_id = receipt.queue.queue_id;
+                    parcel.span.record("messaging.destination.partition.id", queue_id);
+                }
+                Err(error) => span::failed(&parcel.span, error),
+            }
+            outcome
+        };
+        let mut sending: BoxFuture<'static, _> = match span.is_disabled() {
+            true => Box::pin(work),
+            false => Box::pin(work.instrument(span)),
+        };
         // Polled until the first attempt is queued, so that submitted messages keep their order.
         let early = poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
@@ -537,13 +552,19 @@ impl Shared {
         if let Some(namespace) = self.namespace().name() {
             message.put_own(INSTANCE_ID, namespace);
         }
-        let properties = message.encode_properties(|| self.core().unique.next());
+        let core = self.core();
+        message.unique_key(|| core.unique.next());
+        let key = message.unique_key(String::new).to_owned();
+        let span = span::send(core, &message, &key, None);
+        let context = core.context_of(&span);
+        let properties = message.encode_properties(String::new, context.as_ref());
         Ok(Parcel {
             code,
             flag: message.flag,
             sys_flag,
-            born_at: self.core().clock.now(),
-            unique_key: message.unique_key(String::new).to_owned(),
+            born_at: core.clock.now(),
+            unique_key: key,
+            span,
             topic: message.topic,
             properties,
             body,

@@ -247,6 +247,18 @@ impl Seen {
     }
 }
 
+/// Runs a test in a process of its own, where no other test takes memory or has to do with `tracing`; true where that has
+/// been done.
+pub(crate) fn ran_alone(test: &str) -> bool {
+    if std::env::var_os("IS_ALONE").is_some() {
+        return false;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().expect("a path"));
+    let status = alone.args(["--exact", test]).env("IS_ALONE", "1").status();
+    assert!(status.expect("it starts").success());
+    true
+}
+
 /// Waits for a condition that others bring about; a test that waits in vain hangs, and says where.
 pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {

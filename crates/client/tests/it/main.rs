@@ -8,4 +8,5 @@ mod harness;
 mod namespaces;
 mod pulling;
 mod sending;
+mod spans;
 mod tracing;
