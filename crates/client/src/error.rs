@@ -136,9 +136,9 @@ pub enum SendError {
         /// How the last attempt ended.
         last: RequestError,
     },
-    /// An attempt went unanswered, and none was acknowledged: it may be stored. Sending a copy again may make a duplicate
-    /// under another unique key: consumers can tell the two by a key of the application's own
-    /// ([`Message::key`](crate::Message::key)). What a [`BatchError`] returns keeps its unique keys.
+    /// An attempt went unanswered, and none was acknowledged: it may be stored. Sent again under the same unique key
+    /// ([`Message::unique_key`](crate::Message::unique_key)) it may be there twice, but consumers can tell that both are one.
+    /// What a [`BatchError`] returns keeps its unique keys.
     #[error("may be stored or not after {attempts} attempts; the last error: {last}")]
     Unconfirmed {
         /// How often it was tried.
@@ -155,6 +155,8 @@ pub enum SendError {
 #[derive(Debug, thiserror::Error)]
 #[error("{} messages were stored; the next {in_doubt} failed, and {} were not tried: {error}", stored.len(), unsent.len())]
 pub struct BatchError {
+        /// The message's unique key; of several messages in one request, theirs with `,` between.
+        unique_key: String,
     /// Receipts of the messages that were stored: the first ones of the batch, in order. Do not send these again.
     pub stored: Vec<crate::SendReceipt>,
     /// How many of the messages behind those shared the request that failed, and with it the `error`.

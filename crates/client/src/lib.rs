@@ -75,8 +75,9 @@
 //!     Err(error @ (SendError::Route(_) | SendError::NotStored { .. } | SendError::Closed)) => {
 //!         println!("{error}: `order` can be sent again later, and will be there once");
 //!     }
-//!     Err(error @ SendError::Unconfirmed { .. }) => {
-//!         println!("{error}: sent again, it may be there twice");
+//!     Err(SendError::Unconfirmed { unique_key, .. }) => {
+//!         // It may be there twice then, under one unique key.
+//!         let _again = producer.send(order.unique_key(unique_key)).await;
 //!     }
 //! }
 //! # }

@@ -212,6 +212,22 @@ impl Message {
         self
     }
 
+    /// Sets the unique key under which the message travels: that of a send of the same message whose outcome nobody knows
+    /// ([`SendError::Unconfirmed`](crate::SendError::Unconfirmed)), so that consumers can tell that both are one
+    /// ([`ReceivedMessage::unique_key`]). 1 to 255 bytes without white space and control characters. By default the send
+    /// makes one.
+    #[must_use]
+    pub fn unique_key(mut self, key: impl Into<String>) -> Message {
+        let key = key.into();
+        let is_odd = |character: char| character.is_whitespace() || character.is_control();
+        if key.is_empty() || key.len() > 255 || key.contains(is_odd) {
+            let reason = "1 to 255 bytes without white space and control characters are needed";
+            self.blame("unique_key", &key, reason);
+        }
+        self.unique_key = Some(key);
+        self
+    }
+
     fn later(&mut self, method: &'static str, property: &str, value: u64) {
         if self.is_later {
             self.blame(method, value, "a message is delayed once: by level, by span or to a time");
@@ -250,7 +266,7 @@ impl Message {
     }
 
     /// Keeps the message's unique key, so that whoever sends it again does so under the same one.
-    pub(crate) fn unique_key(&mut self, make: impl FnOnce() -> String) -> &str {
+    pub(crate) fn keep_unique_key(&mut self, make: impl FnOnce() -> String) -> &str {
         self.unique_key.get_or_insert_with(make)
     }
 
@@ -307,7 +323,7 @@ impl Message {
         if !self.keys.is_empty() {
             properties::append(&mut text, name::KEYS, &self.keys);
         }
-        properties::append(&mut text, name::UNIQ_KEY, self.unique_key(make_key));
+        properties::append(&mut text, name::UNIQ_KEY, self.keep_unique_key(make_key));
         properties::append(
             &mut text,
             name::WAIT,
@@ -623,6 +639,8 @@ mod tests {
         assert_eq!(fault(Message::new("T", vec![0; 1025])), "body");
         assert_eq!(fault(message().tag(" a")), "tag");
         assert_eq!(fault(message().key("a b")), "key");
+        assert_eq!(fault(message().unique_key("")), "unique_key");
+        assert_eq!(fault(message().unique_key("a\u{1}")), "unique_key");
         assert_eq!(fault(message().property("", "b")), "property");
         assert_eq!(fault(message().property("TAGS", "b")), "property");
         assert_eq!(fault(message().property("a", "b\u{1}")), "property");

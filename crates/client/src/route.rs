@@ -26,6 +26,7 @@ use wire::{
 
 use crate::{
     ClientBuilder,
+    client::Core,
     error::{RequestError, RouteError},
     inbound::Inbound,
     lines::{Lines, succeeded, unanswered},
@@ -35,6 +36,8 @@ use crate::{
 const QUEUES_MAX: usize = 65_536;
 /// Queues of a topic that a send creates (Java: `defaultTopicQueueNums`).
 pub(crate) const CREATED_QUEUES: i32 = 4;
+/// How soon a route is asked for again on behalf of sends that went unanswered.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 /// A route that nobody has asked for this long is forgotten.
 const UNUSED_AFTER: Duration = Duration::from_secs(600);
 
@@ -140,6 +143,8 @@ struct Slot {
     /// Held by who asks; when the last question failed, and how.
     asking: AsyncMutex<Option<(Duration, RouteError)>>,
     used_at: Mutex<Duration>,
+    /// When a send went unanswered and the route was asked for again.
+    doubted_at: Mutex<Option<Duration>>,
 }
 
 impl Routes {
@@ -187,6 +192,21 @@ impl Routes {
         let slot = self.slot(topic);
         write(&slot.template, None);
         let _ = self.ask(topic, &slot).await;
+    }
+
+    /// Asks again for the route of `topic`, since it may be wrong, at most once a second; nobody waits for it.
+    pub(crate) fn renew_in_passing(&self, core: &Arc<Core>, topic: &str) {
+        let now = self.clock.monotonic();
+        {
+            let slot = self.slot(topic);
+            let mut doubted_at = slot.doubted_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if doubted_at.is_some_and(|at| now.saturating_sub(at) < DOUBT_INTERVAL) {
+                return;
+            }
+            *doubted_at = Some(now);
+        }
+        let (core, topic) = (core.clone(), topic.to_owned());
+        tokio::spawn(async move { core.routes.renew(&topic).await });
     }
 
     /// Asks again for every route in use, and forgets the others. True if one has changed.

@@ -123,7 +123,7 @@ impl Producer {
             let make_key = || shared.core().unique.next();
             let properties = message.encode_properties(make_key, context.as_ref());
             batch::append(&mut body, message.flag, &message.body, &properties);
-            keys.push(message.unique_key(String::new).to_owned());
+            keys.push(message.keep_unique_key(String::new).to_owned());
         }
         let mut properties = String::new();
         let wait = if messages[0].wait_store_ok { "true" } else { "false" };

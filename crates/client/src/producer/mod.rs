@@ -407,7 +407,8 @@ impl Producer {
         let group = Some(self.0.options.group.as_str());
         let header = RecallMessage { producer_group: group, topic, recall_handle };
         let request = Frame::request(RequestCode::RECALL_MESSAGE, &header);
-        let answer = core.call(address, request).await.map_err(|last| ended(1, 0, last))?;
+        let failed = |last| ended(&handle.unique_key, 1, 0, last);
+        let answer = core.call(address, request).await.map_err(failed)?;
         Ok(answer.ext.get("msgId").unwrap_or(&handle.unique_key).to_owned())
     }
 
@@ -553,8 +554,8 @@ impl Shared {
             message.put_own(INSTANCE_ID, namespace);
         }
         let core = self.core();
-        message.unique_key(|| core.unique.next());
-        let key = message.unique_key(String::new).to_owned();
+        message.keep_unique_key(|| core.unique.next());
+        let key = message.keep_unique_key(String::new).to_owned();
         let span = span::send(core, &message, &key, None);
         let context = core.context_of(&span);
         let properties = message.encode_properties(String::new, context.as_ref());
@@ -647,9 +648,12 @@ impl Shared {
                 RequestError::Refused { code, .. } => may_succeed_elsewhere(*code),
             };
             debug!(topic = parcel.topic, broker = queue.broker_name, attempts, %error, "a send failed");
+            if unconfirmed > 0 {
+                core.routes.renew_in_passing(core, &parcel.topic);
+            }
             let is_late = core.clock.monotonic() >= deadline;
             if !again || attempts >= attempts_max || is_late {
-                return Err(ended(attempts, unconfirmed, error));
+                return Err(ended(&parcel.unique_key, attempts, unconfirmed, error));
             }
             let lost =
                 matches!(error, RequestError::Unreachable { .. } | RequestError::Refused { .. });
@@ -744,11 +748,11 @@ fn may_succeed_elsewhere(code: ResponseCode) -> bool {
 }
 
 /// Says how a send ended that no broker has acknowledged.
-fn ended(attempts: u32, unconfirmed: u32, last: RequestError) -> SendError {
+fn ended(unique_key: &str, attempts: u32, unconfirmed: u32, last: RequestError) -> SendError {
     let open = unconfirmed > 0
         || matches!(last, RequestError::Unconfirmed { .. } | RequestError::Malformed { .. });
     match open {
-        true => SendError::Unconfirmed { attempts, last },
+        true => SendError::Unconfirmed { unique_key: unique_key.to_owned(), attempts, last },
         false => SendError::NotStored { attempts, last },
     }
 }

@@ -151,7 +151,8 @@ impl Transaction {
         let Some(address) = route.master(&broker) else {
             return Err(RouteError::NoBroker { topic, broker }.into());
         };
-        let malformed = |error| ended(1, 0, RequestError::malformed(address, error));
+        let key = &receipt.unique_key;
+        let malformed = |error| ended(key, 1, 0, RequestError::malformed(address, error));
         let id = OffsetId::parse(&receipt.offset_id).map_err(malformed)?;
         let header = EndTransaction {
             topic: Some(&topic),
@@ -164,7 +165,7 @@ impl Transaction {
             transaction_id: Some(&receipt.unique_key),
         };
         let request = Frame::request(RequestCode::END_TRANSACTION, &header);
-        core.call(address, request).await.map(drop).map_err(|last| ended(1, 0, last))
+        core.call(address, request).await.map(drop).map_err(|last| ended(key, 1, 0, last))
     }
 }
 

@@ -13,7 +13,7 @@ use apogee_client::{
     Client, ConsumeError, Consumed, Filter, Message, Receipt, RequestError, ResponseCode,
     RouteError, SendError,
 };
-use env::Clock;
+use env::{Clock, sim::SimClock};
 use futures_util::FutureExt as _;
 use remoting::{Connection, Handler, Limits, Listeners, Replies, Server, Service};
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ use wire::{
     header::send::{SendMessage, SendMessageResponse},
 };
 
-use crate::harness::{PATIENCE, Seen, loopback};
+use crate::harness::{PATIENCE, Seen, loopback, ran_alone, until};
 
 /// What a broker of these tests does with a send.
 #[derive(Clone, Copy)]
@@ -260,6 +260,40 @@ async fn a_send_whose_answer_is_lost_is_neither_success_nor_failure() {
 }
 
 #[tokio::test]
+async fn what_may_be_stored_is_sent_again_under_the_same_unique_key() {
+    let world = world(&[&[Does::Dies, Does::Stores]]);
+    let producer = world.client.producer("g").retry_times_when_send_failed(0);
+    let producer = producer.build().expect("a producer");
+    let message = Message::new("T", "body");
+    let error = producer.send(message.clone()).await.expect_err("no answer");
+    let SendError::Unconfirmed { unique_key, .. } = error else { panic!("{error:?}") };
+    let receipt = producer.send(message.unique_key(&unique_key)).await.expect("it is stored");
+    assert_eq!(receipt.unique_key, unique_key);
+    let got = world.got[0].all();
+    assert_eq!((got.len(), &got[0]), (2, &got[1]));
+}
+
+#[tokio::test]
+async fn sends_that_go_unanswered_have_the_route_asked_for_once_a_second() {
+    let world = world(&[&[Does::Dies]]);
+    let (_server, names) = serve(world.names.clone());
+    let clock = SimClock::new(0);
+    let client = Client::builder([names.to_string()]).clock(clock.clone().into());
+    let client = client.build().expect("a client");
+    let producer = client.producer("g").build().expect("a producer");
+    let first = producer.queues("T").await.expect("a route").remove(0);
+    for asked in 2..4 {
+        for _ in 0..3 {
+            let error = producer.send_to(Message::new("T", "body"), &first).await;
+            assert!(matches!(error, Err(SendError::Unconfirmed { .. })), "{error:?}");
+        }
+        until(|| world.names.asked.load(SeqCst) >= asked).await;
+        assert_eq!(world.names.asked.load(SeqCst), asked);
+        clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
 async fn a_silent_broker_costs_no_more_than_the_timeout() {
     let world = world(&[&[Does::Silent]]);
     let builder = world.client.producer("g").send_msg_timeout(Duration::from_millis(50));
@@ -377,13 +411,9 @@ fn anonymous_bytes() -> usize {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_is_under_way_takes_no_more_memory_than_the_buffer() {
-    const NAME: &str = "failing::what_is_under_way_takes_no_more_memory_than_the_buffer";
     const BUFFER_BYTES: usize = 128 << 20;
-    if std::env::var_os("IS_ALONE").is_none() {
-        // In a process of its own, where nobody else takes memory meanwhile.
-        let mut alone = std::process::Command::new(std::env::current_exe().expect("a path"));
-        let status = alone.args(["--exact", NAME]).env("IS_ALONE", "1").status();
-        return assert!(status.expect("it starts").success());
+    if ran_alone("failing::what_is_under_way_takes_no_more_memory_than_the_buffer") {
+        return;
     }
     let world = world(&[&[Does::Silent]]);
     let builder = world.client.producer("g").buffer_bytes_max(BUFFER_BYTES);
