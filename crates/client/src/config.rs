@@ -234,7 +234,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the clock, for simulations.
+    /// Sets the clock. For simulations of this project: a clock can be made by its crates alone.
+    #[doc(hidden)]
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> ClientBuilder {
         self.clock = clock;

@@ -144,6 +144,8 @@ pub use consumer::{
     PullConsumerBuilder, PushConsumer, PushConsumerBuilder,
 };
 pub use credentials::Credentials;
+#[doc(hidden)]
+pub use env::Clock;
 pub use error::{
     BatchError, ConsumeError, InvalidField, ReplyError, RequestError, RouteError, SendError,
 };
