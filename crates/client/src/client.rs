@@ -200,7 +200,8 @@ impl Core {
         let handler = || Inbound::new(self, address);
         let (connection, is_new) = self.lines.connection(address, handler).await?;
         if is_new {
-            Box::pin(self.greet(address, &connection)).await;
+            // What it says to this is said again by what it is asked next.
+            let _ = Box::pin(self.greet(address, &connection)).await;
         }
         Ok(connection)
     }
@@ -226,16 +227,15 @@ impl Core {
         connection.call(request, timeout).await.map_err(|error| unanswered(address, &error))
     }
 
-    /// Tells a broker who is here; what it answers changes nothing.
-    async fn greet(&self, address: &str, connection: &Signed) {
-        let Some(heartbeat) = self.heartbeat() else { return };
+    /// Tells a broker who is here.
+    async fn greet(&self, address: &str, connection: &Signed) -> Result<(), RequestError> {
+        let Some(heartbeat) = self.heartbeat() else { return Ok(()) };
         let request =
             Frame::request(RequestCode::HEART_BEAT, &()).with_body(fastjson::encode(&heartbeat));
         let answer = connection.call(request, self.config.mq_client_api_timeout).await;
         let answer = answer.map_err(|error| unanswered(address, &error));
-        if let Err(error) = answer.and_then(|answer| succeeded(address, answer)) {
-            warn!(broker = address, %error, "a heartbeat was not taken");
-        }
+        let taken = answer.and_then(|answer| succeeded(address, answer)).map(drop);
+        taken.inspect_err(|error| warn!(broker = address, %error, "a heartbeat was not taken"))
     }
 
     fn heartbeat(&self) -> Option<HeartbeatData> {
@@ -271,17 +271,17 @@ impl Core {
         join_all(addresses.into_iter().map(|address| self.beat_at(address))).await;
     }
 
-    /// Tells the brokers of one route who is here.
-    pub(crate) async fn beat_route(self: &Arc<Core>, route: &Route) {
-        join_all(route.all().map(|address| self.beat_at(address))).await;
+    /// Tells the brokers of one route who is here, and returns why some do not know it now.
+    pub(crate) async fn beat_route(self: &Arc<Core>, route: &Route) -> Vec<RequestError> {
+        let beats = route.all().map(|address| self.beat_at(address));
+        join_all(beats).await.into_iter().filter_map(Result::err).collect()
     }
 
-    async fn beat_at(self: &Arc<Core>, address: &str) {
+    async fn beat_at(self: &Arc<Core>, address: &str) -> Result<(), RequestError> {
         let handler = || Inbound::new(self, address);
-        match self.lines.connection(address, handler).await {
-            Ok((connection, _)) => self.greet(address, &connection).await,
-            Err(error) => warn!(%error, "no heartbeat"),
-        }
+        let connected = self.lines.connection(address, handler).await;
+        let (connection, _) = connected.inspect_err(|error| warn!(%error, "no heartbeat"))?;
+        self.greet(address, &connection).await
     }
 
     /// Tells every connected broker that a group has no member here any more.

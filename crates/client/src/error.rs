@@ -73,6 +73,20 @@ impl RequestError {
         RequestError::Malformed { address: address.to_owned(), reason: reason.to_string() }
     }
 
+    /// Whether access control refused. With that of 4.x (`AclException`) it is an error of the system by its code.
+    pub(crate) fn is_denial(&self) -> bool {
+        match self {
+            RequestError::Refused { code: ResponseCode::NO_PERMISSION, .. } => true,
+            RequestError::Refused { code: ResponseCode::SYSTEM_ERROR, remark, .. } => {
+                remark.contains("AclException")
+            }
+            RequestError::Refused { .. }
+            | RequestError::Unreachable { .. }
+            | RequestError::Unconfirmed { .. }
+            | RequestError::Malformed { .. } => false,
+        }
+    }
+
     /// The server's code, if it answered and refused.
     pub fn code(&self) -> Option<ResponseCode> {
         match self {
@@ -141,6 +155,8 @@ pub enum SendError {
     /// What a [`BatchError`] returns keeps its unique keys.
     #[error("may be stored or not after {attempts} attempts; the last error: {last}")]
     Unconfirmed {
+        /// The message's unique key; of several messages in one request, theirs with `,` between.
+        unique_key: String,
         /// How often it was tried.
         attempts: u32,
         /// How the last attempt ended.
@@ -155,8 +171,6 @@ pub enum SendError {
 #[derive(Debug, thiserror::Error)]
 #[error("{} messages were stored; the next {in_doubt} failed, and {} were not tried: {error}", stored.len(), unsent.len())]
 pub struct BatchError {
-        /// The message's unique key; of several messages in one request, theirs with `,` between.
-        unique_key: String,
     /// Receipts of the messages that were stored: the first ones of the batch, in order. Do not send these again.
     pub stored: Vec<crate::SendReceipt>,
     /// How many of the messages behind those shared the request that failed, and with it the `error`.
@@ -190,6 +204,12 @@ pub enum ConsumeError {
     /// It is not known where the queues are. The same call may succeed once the topic, or the name servers, are there.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// A server's access control refuses this client, its group or one of its topics. Nothing is consumed; start again with
+    /// other credentials, or once the group and the topics are allowed.
+    #[error(
+        "{0}: give the client credentials that may consume here (`ClientBuilder::credentials`), or allow them the group and its topics"
+    )]
+    Denied(RequestError),
     /// A server did not do it. Offsets may be asked for and committed again without harm.
     #[error(transparent)]
     Request(#[from] RequestError),

@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tracing::warn;
 use wire::{
     body::{
@@ -214,6 +215,32 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// Has the brokers know this member before it looks who else is there. That nobody is there is found out later.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Denied`]: somebody knows who this is, and wants no such client. The member has left then.
+    async fn introduce(&self) -> Result<(), ConsumeError> {
+        let greet = |subscription: SubscriptionData| async move {
+            match self.core.routes.of(&subscription.topic).await {
+                Ok(route) => self.core.beat_route(&route).await,
+                Err(RouteError::NameServersAway { last, .. }) => vec![last],
+                Err(
+                    RouteError::NoSuchTopic { .. }
+                    | RouteError::NoQueue { .. }
+                    | RouteError::NoBroker { .. },
+                ) => Vec::new(),
+            }
+        };
+        let faults = join_all(self.subscriptions().into_iter().map(greet)).await;
+        match faults.into_iter().flatten().find(RequestError::is_denial) {
+            Some(denied) => {
+                self.core.leave(None, Some(&self.group)).await;
+                Err(ConsumeError::Denied(denied))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Returns the queues of `topic` that are this member's now; none if that cannot be said, and all stays as it is.

@@ -110,7 +110,8 @@ impl PullConsumerBuilder {
     /// Makes the consumer, and the group's brokers know it if it has subscriptions.
     ///
     /// # Errors
-    /// A setting cannot be, the group is taken in this client, or a broker refuses a condition.
+    /// A setting cannot be, the group is taken in this client, a broker refuses a condition, or a server refuses this
+    /// client ([`ConsumeError::Denied`]).
     pub async fn start(self) -> Result<PullConsumer, ConsumeError> {
         let member = self.setup.finish(ConsumeType::ConsumeActively)?;
         member.check_conditions().await?;
@@ -121,11 +122,7 @@ impl PullConsumerBuilder {
         if !topics.is_empty() {
             let weak: Weak<Shared> = Arc::downgrade(&shared);
             shared.member.core.add_consumer(&shared.member.group, weak)?;
-            for topic in &topics {
-                if let Ok(route) = shared.member.core.routes.of(topic).await {
-                    shared.member.core.beat_route(&route).await;
-                }
-            }
+            shared.member.introduce().await?;
         }
         Ok(PullConsumer {
             shared,

@@ -21,8 +21,7 @@ use wire::{
     body::{
         MessageQueue,
         client::{
-            ConsumeDirectlyResult, ConsumeType, ConsumerData, ConsumerRunningInfo,
-            ProcessQueueInfo, SubscriptionData,
+            ConsumeDirectlyResult, ConsumeType, ConsumerData, ConsumerRunningInfo, ProcessQueueInfo,
         },
         lock::{LockBatch, LockBatchResponse},
     },
@@ -221,8 +220,9 @@ impl PushConsumerBuilder {
     /// counts as one that asks for another try.
     ///
     /// # Errors
-    /// A setting cannot be, there is no subscription, the group is taken in this client, or a broker refuses a condition.
-    /// That nobody is there to be consumed from is no error: the consumer waits.
+    /// A setting cannot be, there is no subscription, the group is taken in this client, a broker refuses a condition, or
+    /// a server refuses this client ([`ConsumeError::Denied`]). That nobody is there to be consumed from is no error: the
+    /// consumer waits.
     pub async fn start<F, R>(self, handler: F) -> Result<PushConsumer, ConsumeError>
     where
         F: Fn(ReceivedMessage) -> R + Send + Sync + 'static,
@@ -298,17 +298,7 @@ impl PushConsumerBuilder {
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         shared.member.core.add_consumer(&shared.member.group, weak)?;
-        // The brokers learn of the subscriptions before the first look at who else is there.
-        let subscriptions = shared.member.subscriptions();
-        let greet = |subscription: SubscriptionData| {
-            let core = shared.member.core.clone();
-            async move {
-                if let Ok(route) = core.routes.of(&subscription.topic).await {
-                    core.beat_route(&route).await;
-                }
-            }
-        };
-        join_all(subscriptions.into_iter().map(greet)).await;
+        shared.member.introduce().await?;
         tokio::spawn(shared.clone().balance());
         tokio::spawn(shared.clone().keep_progress());
         if shared.needs_locks() {

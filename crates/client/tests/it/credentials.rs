@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use apogee_client::{Client, Credentials, Message, RequestError, SendError};
+use apogee_client::{
+    Client, ConsumeError, Consumed, Credentials, Filter, Message, RequestError, SendError,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use env::Clock;
 use hmac::{Hmac, KeyInit, Mac};
@@ -148,6 +150,27 @@ async fn a_client_that_is_refused_says_why() {
     let empty = Client::builder([&address]).credentials(Credentials::new("me", "")).build();
     let error = empty.expect_err("no secret").to_string();
     assert!(error.contains("`credentials`") && !error.contains("secret=\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_refused_does_not_start_and_says_what_to_do() {
+    for shows_routes in [false, true] {
+        let (guard, _server, address) = guard(shows_routes);
+        let client = Client::builder([&address]).credentials(Credentials::new("me", "guessed"));
+        let client = client.build().expect("a client");
+        let consumer = || client.push_consumer("g").subscribe("T", Filter::all());
+        // Twice: what did not start has left its group.
+        for _ in 0..2 {
+            let started = consumer().start(|_| std::future::ready(Consumed::Done)).await;
+            let error = started.err().expect("it is refused");
+            assert!(matches!(error, ConsumeError::Denied(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("wrong signature") && text.contains("credentials"), "{text}");
+        }
+        let started = client.pull_consumer("h").subscribe("T", Filter::all()).start().await;
+        assert!(matches!(started.err(), Some(ConsumeError::Denied(_))));
+        assert_eq!(*guard.served.lock().expect("no panic"), BTreeSet::new());
+    }
 }
 
 #[tokio::test]
