@@ -13,12 +13,23 @@ use crate::{
     span,
 };
 
-use super::{Parcel, Producer, Receipt, SendReceipt, cost};
+use super::{COPIED_MAX, OVERHEAD, Parcel, Producer, Receipt, SendReceipt};
 
 /// Most messages of one request, so that the answer with all their ids fits a header.
 const MESSAGES_MAX: usize = 4096;
+/// Bytes of memory that a message of a batch takes beside what it brings: itself, its unique key in three places, and what
+/// the allocator adds to each of its parts. Measured: 613 with item, body of 10 bytes and key, where this counts 656.
+const MESSAGE_BYTES: usize = size_of::<Message>() + 340;
 /// Bytes that an item takes beside body and properties, the client's own properties among them.
 const ITEM_BYTES: usize = 22 + 80;
+
+/// Bytes of memory that a request with these messages takes while it is under way: they themselves, and what they share,
+/// which is the body that they are copied into and the send that waits for its answer.
+fn cost(messages: &[Message]) -> usize {
+    let body: usize = messages.iter().map(|message| ITEM_BYTES + message.size()).sum();
+    let brought = messages.iter().map(|it| MESSAGE_BYTES + it.size() + it.topic.len());
+    brought.sum::<usize>() + body + body.min(COPIED_MAX) + OVERHEAD
+}
 
 impl Producer {
     /// Sends messages in as few requests as [`batch_bytes_max`](super::ProducerBuilder::batch_bytes_max) allows, and returns
@@ -112,7 +123,7 @@ impl Producer {
 
     async fn send_request(&self, messages: &mut [Message]) -> Result<Vec<SendReceipt>, SendError> {
         let shared = &self.0;
-        let room = shared.room(messages.iter().map(cost).sum()).await?;
+        let room = shared.room(cost(messages)).await?;
         let to = shared.to(&messages[0]).await?;
         let bytes = messages.iter().map(|message| ITEM_BYTES + message.size()).sum();
         let mut body = BytesMut::with_capacity(bytes);

@@ -410,6 +410,43 @@ fn anonymous_bytes() -> usize {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
+async fn batches_under_way_take_no_more_memory_than_the_buffer_and_not_much_less() {
+    const BUFFER_BYTES: usize = 64 << 20;
+    const MESSAGES: usize = 100;
+    if ran_alone("failing::batches_under_way_take_no_more_memory_than_the_buffer_and_not_much_less")
+    {
+        return;
+    }
+    let world = world(&[&[Does::Silent]]);
+    let builder = world.client.producer("g").buffer_bytes_max(BUFFER_BYTES);
+    let producer = builder.send_msg_timeout(PATIENCE).build().expect("a producer");
+    producer.queues("T").await.expect("a route");
+    let batch =
+        || (0..MESSAGES).map(|_| Message::new("T", vec![b'x'; 10]).key("k")).collect::<Vec<_>>();
+    let mut sends = Vec::new();
+    let begin = || Box::pin(tokio::task::unconstrained(producer.send_batch(batch())));
+    sends.push(begin());
+    while world.got[0].all().is_empty() {
+        assert!(sends[0].as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    let before = anonymous_bytes();
+    // A message that cannot be is refused once there is room for it.
+    let probe =
+        || tokio::task::unconstrained(producer.submit(Message::new("T", ""))).now_or_never();
+    while probe().is_some() {
+        let mut send = begin();
+        assert!(send.as_mut().now_or_never().is_none());
+        sends.push(send);
+    }
+    let bytes = anonymous_bytes().saturating_sub(before);
+    let each = bytes / (sends.len() * MESSAGES);
+    assert!(bytes <= BUFFER_BYTES, "{} batches take {each} bytes a message", sends.len());
+    assert!(bytes >= BUFFER_BYTES / 2, "{} batches take {each} bytes a message", sends.len());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
 async fn what_is_under_way_takes_no_more_memory_than_the_buffer() {
     const BUFFER_BYTES: usize = 128 << 20;
     if ran_alone("failing::what_is_under_way_takes_no_more_memory_than_the_buffer") {
