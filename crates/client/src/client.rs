@@ -36,6 +36,7 @@ use crate::{
     inbound::Inbound,
     lines::{Lines, Signed, succeeded, unanswered},
     message::ReceivedMessage,
+    meters::{self, Sends},
     producer::{self, ProducerBuilder},
     route::{Route, Routes},
     trace::{self, Tracer},
@@ -90,8 +91,10 @@ impl Client {
             .unwrap_or_else(|| format!("{}#{:016x}", std::process::id(), fastrand::u64(..)));
         let clock = config.clock.clone();
         let (tracer, traces) = config.trace_topic.as_deref().map(Tracer::new).unzip();
+        meters::describe();
         let core = Arc::new(Core {
             tracer,
+            sends: Sends::default(),
             id: format!("{ip}@{instance}"),
             routes: Routes::new(&config),
             lines: Lines::new(&config),
@@ -124,6 +127,7 @@ pub(crate) struct Core {
     pub(crate) routes: Routes,
     pub(crate) unique: UniqueKeys,
     pub(crate) tracer: Option<Tracer>,
+    pub(crate) sends: Sends,
     lines: Lines,
     members: Mutex<Members>,
     /// Requests that wait for a reply, by their correlation id.

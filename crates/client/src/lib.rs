@@ -94,6 +94,24 @@
 //! With [`ClientBuilder::trace_context`] a message also carries the trace that it belongs to, as the properties
 //! `traceparent` and `tracestate`, and the handler's span continues it.
 //!
+//! # Measure
+//!
+//! The client measures through the facade of the crate `metrics`, under the names and labels of the original's newer
+//! clients. Handles are kept, so a recorder is installed before the client is built.
+//!
+//! | name | unit | labels beside `topic` and `client_id` | what |
+//! | --- | --- | --- | --- |
+//! | `rocketmq_send_cost_time` | ms | `invocation_status` | a send with all its attempts, for each message |
+//! | `rocketmq_delivery_latency` | ms | `consumer_group` | from when a message was stored, by the broker's clock, until it came; of the first of each pull |
+//! | `rocketmq_await_time` | ms | `consumer_group` | from when a message came until a handler had room for it |
+//! | `rocketmq_process_time` | ms | `consumer_group`, `invocation_status` | the handler, for each message that it had |
+//! | `rocketmq_consumer_cached_messages` | messages | `consumer_group` | what has come and is not done |
+//! | `rocketmq_consumer_cached_bytes` | bytes | `consumer_group` | the bodies of those |
+//!
+//! The first four are histograms, the others gauges; `invocation_status` is `success` or `failure`. Those of consumers are
+//! of push consumers; what is tried again counts under its retry topic. Sends that nobody answers
+//! ([`Producer::send_oneway`]) are not measured.
+//!
 //! # Stop
 //!
 //! [`Producer::shutdown`] waits for what is under way; [`PushConsumer::shutdown`] waits for handlers and keeps the progress.
@@ -130,6 +148,7 @@ mod error;
 mod inbound;
 mod lines;
 mod message;
+mod meters;
 mod namespace;
 mod producer;
 mod route;

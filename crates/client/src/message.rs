@@ -369,6 +369,8 @@ pub(crate) fn check_group(group: &str) -> Result<(), InvalidField> {
 pub struct ReceivedMessage {
     pub(crate) queue: Arc<MessageQueue>,
     pub(crate) reconsume_times: u32,
+    /// When a push consumer got it, in ms since the epoch.
+    pub(crate) arrived_at: i64,
     topic: ByteString,
     body: Bytes,
     properties: ByteString,
@@ -417,6 +419,7 @@ impl ReceivedMessage {
         ReceivedMessage {
             queue,
             reconsume_times: u32::try_from(record.reconsume_times).unwrap_or(0),
+            arrived_at: 0,
             topic,
             body,
             properties: record.properties.as_ref().into(),
@@ -443,6 +446,7 @@ impl ReceivedMessage {
                 ..MessageQueue::default()
             }),
             reconsume_times: 0,
+            arrived_at: 0,
             topic: parts.header.topic.into(),
             body: body.unwrap_or(parts.body),
             properties: parts.header.properties.into(),

@@ -35,6 +35,7 @@ use crate::{
     client::{Consumer, Core},
     error::{ConsumeError, InvalidField},
     message::ReceivedMessage,
+    meters,
 };
 
 use super::{
@@ -469,7 +470,12 @@ impl Shared {
         );
         let settled = new.len() == wanted;
         for queue in new {
-            let assigned = Arc::new(Assigned::new(queue.clone()));
+            let core = &self.member.core;
+            let namespace = &core.config.namespace;
+            let (group, topic) = (&self.member.group, &queue.topic);
+            let meters =
+                meters::Queue::new(&core.id, &namespace.strip(group), &namespace.strip(topic));
+            let assigned = Arc::new(Assigned::new(queue.clone(), meters));
             if self.needs_locks() {
                 assigned.set_locked(Some(now));
             }

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use wire::body::MessageQueue;
 
-use crate::message::ReceivedMessage;
+use crate::{message::ReceivedMessage, meters};
 
 /// How long a lock at the broker holds without being renewed, from our side (Java: `REBALANCE_LOCK_MAX_LIVE_TIME`).
 const LOCK_LIFE: Duration = Duration::from_secs(30);
@@ -21,6 +21,7 @@ const LOCK_LIFE: Duration = Duration::from_secs(30);
 pub(crate) struct Assigned {
     pub(crate) queue: Arc<MessageQueue>,
     cache: Mutex<Cache>,
+    pub(crate) meters: meters::Queue,
     /// Something was put in, or the lock was taken.
     pub(crate) filled: Notify,
     /// Something is done, so there may be room.
@@ -67,10 +68,11 @@ pub(crate) struct Standing {
 }
 
 impl Assigned {
-    pub(crate) fn new(queue: MessageQueue) -> Assigned {
+    pub(crate) fn new(queue: MessageQueue, meters: meters::Queue) -> Assigned {
         Assigned {
             queue: Arc::new(queue),
             cache: Mutex::default(),
+            meters,
             filled: Notify::new(),
             emptied: Notify::new(),
             dropped: watch::Sender::new(false),
@@ -82,6 +84,7 @@ impl Assigned {
     pub(crate) fn begin_at(&self, offset: i64) {
         let mut cache = self.cache();
         if cache.next != Some(offset) {
+            self.meters.left(cache.count, cache.bytes);
             let kept = cache.next.is_none().then_some(offset);
             *cache =
                 Cache { next: Some(offset), kept, locked_at: cache.locked_at, ..Cache::default() };
@@ -92,13 +95,17 @@ impl Assigned {
     pub(crate) fn put(&self, messages: Vec<ReceivedMessage>, next: i64, now: i64) {
         {
             let mut cache = self.cache();
-            for message in messages {
+            let (count, bytes) = (cache.count, cache.bytes);
+            let latency = messages.first().map_or(0, |first| now - first.stored_at());
+            for mut message in messages {
+                message.arrived_at = now;
                 let bytes = message.body().len();
                 cache.slots.push_back((message.queue_offset(), bytes, false));
                 cache.count += 1;
                 cache.bytes += bytes;
                 cache.waiting.push_back(message);
             }
+            self.meters.came(cache.count - count, cache.bytes - bytes, latency);
             cache.next = Some(next);
             cache.pulled_at = now;
         }
@@ -116,6 +123,7 @@ impl Assigned {
     pub(crate) fn done(&self, messages: &[ReceivedMessage], now: i64) {
         {
             let mut cache = self.cache();
+            let (count, bytes) = (cache.count, cache.bytes);
             for message in messages {
                 let offset = message.queue_offset();
                 if let Ok(at) = cache.slots.binary_search_by_key(&offset, |slot| slot.0)
@@ -125,6 +133,7 @@ impl Assigned {
                     cache.bytes -= cache.slots[at].1;
                 }
             }
+            self.meters.left(count - cache.count, bytes - cache.bytes);
             while cache.slots.front().is_some_and(|slot| slot.2) {
                 cache.slots.pop_front();
             }
@@ -205,6 +214,13 @@ impl Assigned {
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        let cache = self.cache();
+        self.meters.left(cache.count, cache.bytes);
     }
 }
 

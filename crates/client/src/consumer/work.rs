@@ -105,6 +105,13 @@ enum Verdict {
     TimedOut,
 }
 
+impl Verdict {
+    /// Whether the messages are done.
+    fn is_content(&self) -> bool {
+        matches!(self, Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done))
+    }
+}
+
 impl Shared {
     /// Brings the messages of a queue to the handler until the queue is given up.
     pub(super) async fn hand_over(self: Arc<Self>, assigned: Arc<Assigned>) {
@@ -121,6 +128,7 @@ impl Shared {
                 permit = self.permits.clone().acquire_owned(), if !messages.is_empty() => permit,
             };
             let Ok(permit) = permit else { return };
+            assigned.meters.awaited(&messages, self.member.core.clock.now());
             if self.handler.is_ordered() {
                 self.consume_in_order(&assigned, messages, permit).await;
             } else {
@@ -138,7 +146,7 @@ impl Shared {
         let clock = &self.member.core.clock;
         let mut left = messages;
         while !left.is_empty() {
-            let level = match self.judge_traced(left.clone()).await {
+            let level = match self.judge_measured(assigned, left.clone()).await {
                 Verdict::Consumed(Consumed::Done) | Verdict::Ordered(Ordered::Done) => None,
                 Verdict::Consumed(Consumed::Retry)
                 | Verdict::Ordered(Ordered::Suspend | Ordered::SuspendFor(_))
@@ -216,7 +224,7 @@ impl Shared {
                 if assigned.is_ended() {
                     return;
                 }
-                match self.judge_traced(left.clone()).await {
+                match self.judge_measured(assigned, left.clone()).await {
                     Verdict::Consumed(_) | Verdict::Ordered(Ordered::Done) => {
                         assigned.done(&left, clock.now());
                         return;
@@ -267,6 +275,15 @@ impl Shared {
             left.push(message);
         }
         left
+    }
+
+    async fn judge_measured(&self, assigned: &Assigned, messages: Vec<ReceivedMessage>) -> Verdict {
+        let clock = &self.member.core.clock;
+        let (begun, count) = (clock.monotonic(), messages.len());
+        let verdict = self.judge_traced(messages).await;
+        let took = clock.monotonic().saturating_sub(begun);
+        assigned.meters.processed(verdict.is_content(), took, count);
+        verdict
     }
 
     async fn judge_traced(&self, messages: Vec<ReceivedMessage>) -> Verdict {

@@ -151,6 +151,7 @@ impl Producer {
             properties,
             body: body.freeze(),
             unique_key: keys.join(","),
+            count: messages.len(),
             span,
         };
         let receipt = Receipt::begin(shared.clone(), parcel, to, room).await?.await?;

@@ -273,6 +273,8 @@ struct Parcel {
     properties: String,
     body: Bytes,
     unique_key: String,
+    /// How many messages it holds.
+    count: usize,
     span: Span,
 }
 
@@ -473,7 +475,12 @@ impl Receipt {
         let span = parcel.span.clone();
         let work = async move {
             let _room = room;
+            let core = shared.core();
+            let begun = core.clock.monotonic();
             let outcome = shared.deliver(&parcel, &to, &told).await;
+            let took = core.clock.monotonic().saturating_sub(begun);
+            let topic = shared.namespace().strip(&parcel.topic);
+            core.sends.note(&core.id, &topic, (outcome.is_ok(), took, parcel.count));
             match &outcome {
                 Ok(receipt) => {
                     let queue_id = receipt.queue.queue_id;
@@ -565,6 +572,7 @@ impl Shared {
             sys_flag,
             born_at: core.clock.now(),
             unique_key: key,
+            count: 1,
             span,
             topic: message.topic,
             properties,

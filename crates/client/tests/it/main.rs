@@ -5,6 +5,7 @@ mod credentials;
 mod encrypted;
 mod failing;
 mod harness;
+mod measuring;
 mod namespaces;
 mod pulling;
 mod sending;
