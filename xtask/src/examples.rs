@@ -35,7 +35,8 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
     }
     run_command(
         Command::new("cargo")
-            .args(["build", "--package", "apogee-client", "--examples"])
+            .args(["build", "--examples"])
+            .args(["--package", "apogee-client", "--package", "apogee-logappender"])
             .current_dir(root()),
     )?;
     if kind == Kind::Apogee {
