@@ -8,9 +8,7 @@ use std::{
 
 use env::Clock;
 
-use crate::{
-    Client, Credentials, Tls, TraceContext, error::InvalidField, namespace::Namespace,
-};
+use crate::{Client, Credentials, Tls, TraceContext, error::InvalidField, namespace::Namespace};
 
 /// Builds a [`Client`]. Made by [`Client::builder`]; each setting has RocketMQ's name and default.
 #[derive(Clone)]
