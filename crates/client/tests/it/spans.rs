@@ -61,7 +61,10 @@ impl Spans {
 
 /// A tracing system whose ids are those of the spans here.
 #[derive(Clone, Default)]
-struct Tracing(Arc<Mutex<Vec<(Option<u64>, String, &'static str)>>>);
+struct Tracing(Arc<Mutex<Vec<Note>>>);
+
+/// A span, a context, and how the one was tied to the other.
+type Note = (Option<u64>, String, &'static str);
 
 impl Tracing {
     fn note(&self, span: &Span, context: &W3cContext, how: &'static str) {
