@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::certificate::Certificate;
 use crate::interop::BROKER;
 use crate::process::{root, run as run_command, scratch};
 use crate::server::{self, Deployment, Kind, Ports};
 
 const PORTS: Ports = Ports { namesrv: 26_882, broker: 26_886 };
 const LIMIT: Duration = Duration::from_secs(180);
-/// Needs a server that knows code filters.
-const OURS_ALONE: &str = "filter_wasm";
+/// Needs a server that knows code filters, and the folder of its store.
+const FILTER: &str = "filter_wasm";
+/// Needs a server with our certificate, and that certificate.
+const TLS: &str = "tls_acl";
 
 /// Runs the named examples, or all of them.
 pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
@@ -43,21 +46,26 @@ pub(crate) fn run(words: &[String]) -> anyhow::Result<()> {
         server::build()?;
     }
     let home = scratch().join("run-examples");
-    let mut servers = Deployment::start(&kind, &home.join("servers"), PORTS, &BROKER)?;
+    let certificate = Certificate::make(&home.join("tls"))?;
+    let offered = certificate.lines();
+    let broker = [&BROKER[..], &offered.each_ref().map(String::as_str)].concat();
+    let mut servers = Deployment::start(&kind, &home.join("servers"), PORTS, &broker)?;
     let mut failed = Vec::new();
     let mut passed = 0;
     for name in chosen {
-        if name == OURS_ALONE && kind != Kind::Apogee {
-            println!("{name} ... left out: {kind} has no code filters");
+        if [FILTER, TLS].contains(&name) && kind != Kind::Apogee {
+            println!("{name} ... left out: {kind} has no code filters, and no certificate of ours");
             continue;
         }
         let output = home.join(format!("{name}.out"));
         let sink = fs::File::create(&output)?;
         let mut example = Command::new(root().join("target/debug/examples").join(name));
         example.arg(format!("127.0.0.1:{}", PORTS.namesrv));
-        if name == OURS_ALONE {
-            example.arg(home.join("servers/all/data"));
-        }
+        match name {
+            FILTER => example.arg(home.join("servers/all/data")),
+            TLS => example.arg(&certificate.chain),
+            _ => &mut example,
+        };
         example.stdin(Stdio::null()).stdout(sink.try_clone()?).stderr(sink);
         let began = Instant::now();
         let status = wait(&mut example.spawn().with_context(|| name.to_owned())?)?;

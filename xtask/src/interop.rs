@@ -16,17 +16,19 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::capture;
+use crate::certificate::Certificate;
 use crate::java::{self, Part};
 use crate::process::{root, run as run_command, scratch};
 use crate::server::{self, Deployment, Kind, Ports, quiet_logging};
 
 const PORTS: Ports = Ports { namesrv: 26_876, broker: 26_911 };
 const SUITE_LIMIT: Duration = Duration::from_secs(600);
-const SUITES: [&str; 10] = [
+const SUITES: [&str; 11] = [
     "java-4.2.0",
     "java-4.9.7",
     "java-5.5.0",
     "java-5.5.0-binary",
+    "java-5.5.0-tls",
     "logappender",
     "openmessaging",
     "peers",
@@ -99,7 +101,14 @@ fn run_suite(suite: &str, kind: &Kind) -> anyhow::Result<()> {
         "peers" => peers(&home)?,
         java => java_suite(java, &home)?,
     };
-    let mut servers = Deployment::start(kind, &home.join("servers"), PORTS, &BROKER)?;
+    let mut lines: Vec<String> = BROKER.iter().map(|line| (*line).to_owned()).collect();
+    // the original makes a certificate of its own
+    if suite.ends_with("-tls") && *kind == Kind::Apogee {
+        lines.extend(Certificate::make(&home.join("tls"))?.lines());
+        lines.extend(["tls.server.mode=enforcing", "tls.enable=true"].map(str::to_owned));
+    }
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut servers = Deployment::start(kind, &home.join("servers"), PORTS, &lines)?;
     match suite {
         "mqadmin" => mqadmin(&home)?,
         _ => drive(command, &mut servers)?,
@@ -108,12 +117,15 @@ fn run_suite(suite: &str, kind: &Kind) -> anyhow::Result<()> {
 }
 
 fn java_suite(suite: &str, home: &Path) -> anyhow::Result<Command> {
-    let release = suite.trim_start_matches("java-").trim_end_matches("-binary");
+    let release = suite.split('-').nth(1).context("a suite has a release")?;
     let class_path = java::programs(release)?;
     let mut command = java::java(&class_path, home)?;
     command.args(["-Xmx512m", "-Dinterop.restart=true"]);
     if suite.ends_with("-binary") {
         command.arg("-Drocketmq.serialize.type=ROCKETMQ");
+    }
+    if suite.ends_with("-tls") {
+        command.arg("-Dtls.enable=true");
     }
     if release == "4.2.0" {
         command.arg("-Dinterop.vip=true");

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people who run tasks")]
 
 mod capture;
+mod certificate;
 mod ci;
 mod compare;
 mod examples;
@@ -32,7 +33,7 @@ usage: cargo xtask <task>
   handover [ROUND]...            pass a store between the original's broker and ours, in both directions
   interop [SUITE]... [--server apogee|VERSION]
                                  run stock clients against a server: java-4.2.0 java-4.9.7 java-5.5.0
-                                 java-5.5.0-binary peers logappender openmessaging go mqadmin sql92; all of them
+                                 java-5.5.0-binary java-5.5.0-tls peers logappender openmessaging go mqadmin sql92; all of them
                                  unless named
   monitoring                     a Prometheus (Debian's) beside a broker: the page, the alert rules, the dashboard's queries
   scenarios [--stage virtual|apogee|original]... [--smoke] [--bless] [NAME]...

@@ -12,6 +12,8 @@ pub(crate) struct Banner {
     pub(crate) namesrv: Option<SocketAddr>,
     /// Broker and its VIP twin, where they run.
     pub(crate) broker: Option<Broker>,
+    /// What both speak.
+    pub(crate) transport: &'static str,
     /// From the start of the process to here.
     pub(crate) took: Duration,
 }
@@ -39,14 +41,16 @@ impl Banner {
             writeln!(out, "  {name:<12} {text}").expect("a String takes all");
         };
         if let Some(address) = self.namesrv {
-            line("name server", &format!("{address}  {}", security(address)));
+            line("name server", &format!("{address}  {}", security(self.transport, address)));
         }
         if let Some(broker) = &self.broker {
             let vip =
                 broker.vip.map(|vip| format!(" (VIP channel {})", vip.port())).unwrap_or_default();
-            line("broker", &format!("{}{vip}  {}", broker.address, security(broker.address)));
+            let how = security(self.transport, broker.address);
+            line("broker", &format!("{}{vip}  {how}", broker.address));
             if let Some(address) = broker.http {
-                line("metrics", &format!("http://{address}/metrics  {}", security(address)));
+                let how = security("plain text", address);
+                line("metrics", &format!("http://{address}/metrics  {how}"));
             }
             line("data", &broker.data.display().to_string());
             if !broker.namesrv_addr.is_empty() {
@@ -88,14 +92,14 @@ impl Banner {
     }
 }
 
-/// How open a listener is. What this says is what holds: there is neither TLS nor access control yet.
-fn security(address: SocketAddr) -> String {
+/// How open a listener is. What this says is what holds: there is no access control yet.
+fn security(transport: &str, address: SocketAddr) -> String {
     let reach = if address.ip().is_loopback() {
         "this machine only"
     } else {
         "OPEN TO THE NETWORK: anyone who reaches it may read, write and administer"
     };
-    format!("plain text, no authentication, {reach}")
+    format!("{transport}, no authentication, {reach}")
 }
 
 impl Broker {
@@ -138,8 +142,8 @@ mod tests {
             namesrv_addr: Vec::new(),
         };
         let namesrv = format!("{listen}:9876").parse().unwrap();
-        Banner { namesrv: Some(namesrv), broker: Some(broker), took: Duration::from_millis(12) }
-            .text()
+        let (namesrv, broker, took) = (Some(namesrv), Some(broker), Duration::from_millis(12));
+        Banner { namesrv, broker, transport: "plain text", took }.text()
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod messages;
 mod roles;
 mod signals;
 mod telemetry;
+mod tls;
 
 use std::{process::ExitCode, time::Instant};
 

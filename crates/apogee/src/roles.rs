@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use broker::Broker;
 use cluster::{
     namesrv::{AddressView, NameServer},
@@ -21,7 +21,7 @@ use gateway::{
     http,
     v4::{Announce, V4},
 };
-use remoting::{Listeners, Server};
+use remoting::{Listeners, Server, ServerTls};
 use store::Store;
 use tracing::{info, warn};
 
@@ -29,8 +29,8 @@ use crate::{
     address::{Advertised, advertised, resolve},
     args::{Plan, Role},
     banner::{self, Banner},
-    config::{Keeper, Loaded, Process, Settings},
-    machine, signals,
+    config::{Keeper, Loaded, Process, ServerMode, Settings},
+    machine, signals, tls,
 };
 
 /// How long connections may take to be answered when the process stops.
@@ -42,7 +42,14 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
     report(&loaded);
     let descriptors = machine::raise_descriptors();
     let env = Env::real();
-    let ports = Ports::bind(plan, &loaded.settings).await?;
+    let offer = tls::Offer::read(&loaded.settings.tls)?;
+    let offered = offer.as_ref().map(|offer| offer.tls.clone());
+    let enforced = loaded.settings.tls.server_mode == ServerMode::Enforcing;
+    ensure!(
+        !enforced || loaded.settings.tls.enable || plan.roles.len() == 1,
+        "`tls.server.mode=enforcing` would keep the broker from its own name server: set `tls.enable=true`, too"
+    );
+    let ports = Ports::bind(plan, &loaded.settings, offered.as_ref()).await?;
     let follows_client = ports.namesrv.is_some()
         && ports.broker.is_some()
         && loaded.settings.process.advertise.is_none();
@@ -78,8 +85,19 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
         }
         None => None,
     };
+    let follow = offer.map(|offer| tokio::spawn(offer.follow(env.clock.clone())));
     info!(descriptors, "serves");
-    print(&Banner { namesrv: namesrv_address, broker: broker_banner, took: began.elapsed() });
+    let transport = match offered {
+        None => "plain text",
+        Some(_) if enforced => "TLS only",
+        Some(_) => "TLS and plain text",
+    };
+    print(&Banner {
+        namesrv: namesrv_address,
+        broker: broker_banner,
+        transport,
+        took: began.elapsed(),
+    });
 
     signals::stopped(&mut stop).await;
     if let Some(broker) = broker {
@@ -87,6 +105,9 @@ pub(crate) async fn serve(plan: &Plan, loaded: Loaded, began: Instant) -> Result
     }
     if let Some(namesrv) = namesrv {
         namesrv.stop().await;
+    }
+    if let Some(follow) = follow {
+        follow.abort();
     }
     info!("stopped");
     Ok(())
@@ -124,7 +145,7 @@ const BROKER_PORT: u16 = 10_911;
 const VIP_BELOW: u16 = 2;
 
 impl Ports {
-    async fn bind(plan: &Plan, settings: &Settings) -> Result<Ports> {
+    async fn bind(plan: &Plan, settings: &Settings, tls: Option<&Arc<ServerTls>>) -> Result<Ports> {
         let process = &settings.process;
         let ip = resolve(&process.bind_address).await?;
         let has = |role| plan.roles.contains(&role);
@@ -139,6 +160,8 @@ impl Ports {
         let broker = has(Role::Broker)
             .then(|| bind_broker(ip, process.listen_port.unwrap_or(BROKER_PORT)))
             .transpose()?;
+        let [namesrv, broker] =
+            [namesrv, broker].map(|listeners| listeners.map(|bound| bound.tls(tls.cloned())));
         let http = if has(Role::Broker) { bind_http(process).await? } else { None };
         Ok(Ports { ip, namesrv, broker, http })
     }
@@ -247,6 +270,7 @@ impl BrokerRole {
             limits,
             registration,
             process,
+            tls,
             ..
         } = settings;
         let address = SocketAddr::new(told.ip, port);
@@ -256,6 +280,7 @@ impl BrokerRole {
             name_servers: namesrv_addr,
             address,
             ha_address: address,
+            tls: tls::towards_name_servers(&tls)?,
             ..registration
         };
         let root = store_options.store_path_root_dir.clone();

@@ -8,7 +8,7 @@
 use std::{future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use env::Clock;
-use remoting::{CallError, Client, ConnectError, Limits, NoRequests};
+use remoting::{CallError, Client, ConnectError, Limits, NoRequests, Tls};
 use tokio::{net::lookup_host, sync::watch, task::JoinHandle};
 use tracing::{debug, info, warn};
 use wire::{
@@ -66,6 +66,8 @@ pub struct Options {
     pub broker_heartbeat_interval: Duration,
     /// `brokerNotActiveTimeoutMillis` (10 s): how long the registration then holds without one.
     pub broker_not_active_timeout: Duration,
+    /// `tls.enable`: speak TLS with name servers, and how.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -86,6 +88,7 @@ impl Default for Options {
             enable_slave_acting_master: false,
             broker_heartbeat_interval: Duration::from_secs(1),
             broker_not_active_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
@@ -389,8 +392,14 @@ impl Follower {
         let Some(address) = addresses.first() else {
             return Err(unresolved(io::ErrorKind::NotFound.into()));
         };
-        let client =
-            Client::connect(*address, Limits::default(), self.clock.clone(), NoRequests).await?;
+        let (limits, clock) = (Limits::default(), self.clock.clone());
+        let client = match &self.options.tls {
+            Some(tls) => {
+                let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+                Client::connect_tls(*address, host, tls, limits, clock, NoRequests).await?
+            }
+            None => Client::connect(*address, limits, clock, NoRequests).await?,
+        };
         self.line = Some(Line { client, told: None });
         Ok(())
     }

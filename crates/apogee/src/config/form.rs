@@ -214,6 +214,40 @@ impl Form<PathBuf> for Path {
     }
 }
 
+impl Form<Option<PathBuf>> for Path {
+    fn parse(&self, text: &str) -> Option<Option<PathBuf>> {
+        Some(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        value.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        "a path".into()
+    }
+}
+
+/// One of some words, each with its value.
+pub(super) struct Chosen<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+impl<T: Copy + PartialEq> Form<T> for Chosen<T> {
+    fn parse(&self, text: &str) -> Option<T> {
+        let chosen = self.0.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+        chosen.map(|(_, value)| *value)
+    }
+
+    fn show(&self, value: &T) -> String {
+        let word = self.0.iter().find(|(_, known)| known == value).map(|(word, _)| *word);
+        word.unwrap_or_default().to_owned()
+    }
+
+    fn allowed(&self) -> String {
+        let words: Vec<&str> = self.0.iter().map(|(word, _)| *word).collect();
+        format!("one of {}", words.join(", "))
+    }
+}
+
 /// `ASYNC_FLUSH` or `SYNC_FLUSH`.
 pub(super) struct Flush;
 

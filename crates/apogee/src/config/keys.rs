@@ -2,10 +2,10 @@
 //! all come from here; the default of a key is that of its field.
 
 use super::{
-    Settings,
+    NeedClientAuth, ServerMode, Settings,
     form::{
-        Bool, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, OneOf, Path, Port, ReadableBy,
-        Span, Text,
+        Bool, Chosen, DelayLevels, Flush, Form as _, HoursOfDay, Int, Name, OneOf, Path, Port,
+        ReadableBy, Span, Text,
         Unit::{Hours, Millis, Seconds},
         Words,
     },
@@ -62,6 +62,16 @@ fn allowed<T, F: super::form::Form<T>>(form: &F, _field: fn(&Settings) -> &T) ->
     form.allowed()
 }
 
+const MODES: &[(&str, ServerMode)] = &[
+    ("disabled", ServerMode::Disabled),
+    ("permissive", ServerMode::Permissive),
+    ("enforcing", ServerMode::Enforcing),
+];
+const CLIENT_AUTH: &[(&str, NeedClientAuth)] = &[
+    ("none", NeedClientAuth::None),
+    ("optional", NeedClientAuth::Optional),
+    ("require", NeedClientAuth::Require),
+];
 const INT_MAX: i64 = i32::MAX as i64;
 const DAY_MS: u64 = 86_400_000;
 const GIB: i64 = 1 << 30;
@@ -205,6 +215,18 @@ pub(crate) static KEYS: &[Key] = keys! {
     Own "outboundBytesPause" limits.outbound_bytes_pause = Int(1_024, GIB), "Unsent bytes of one connection before its reading pauses.";
     Own "outboundBytesTotalMax" limits.outbound_bytes_total_max = Int(1 << 20, 1 << 40), "Unsent bytes of all connections; beyond it the most blocked are closed.";
 
+    // TLS
+    Common "tls.server.mode" tls.server_mode = Chosen(MODES), "What name server and broker do about TLS, on the ports of plain text: `permissive` serves both once there is a certificate, `enforcing` closes who begins in plain text, `disabled` who begins with TLS.";
+    Common "tls.server.certPath" tls.server_cert_path = Path, "File of their certificate chain, PEM, the own certificate first. Without one there is no TLS; the original then makes one that nobody can trust (`tls.test.mode.enable`). Read again when it changes, and so are the two below.";
+    Common "tls.server.keyPath" tls.server_key_path = Path, "File of its private key, PEM, not encrypted.";
+    RocketMq "tls.server.trustCertPath" tls.server_trust_cert_path = Path, "File of certificates, PEM, that vouch for those of clients.";
+    RocketMq "tls.server.need.client.auth" tls.server_need_client_auth = Chosen(CLIENT_AUTH), "Whether clients are asked for a certificate; one that is shown is always verified, as in the original with `tls.server.authClient=true`.";
+    Common "tls.enable" tls.enable = Bool, "A broker registers at name servers over TLS.";
+    RocketMq "tls.client.authServer" tls.client_auth_server = Bool, "It verifies their certificates, which have to name the host in `namesrvAddr`.";
+    RocketMq "tls.client.trustCertPath" tls.client_trust_cert_path = Path, "File of certificates, PEM, that vouch for those; where none is named, those that the machine trusts do.";
+    RocketMq "tls.client.certPath" tls.client_cert_path = Path, "File of the certificate chain that it shows to name servers which ask for one.";
+    RocketMq "tls.client.keyPath" tls.client_key_path = Path, "File of the private key of that.";
+
     // memory and tables
     Own "backlogBytesMax" store.backlog_bytes_max = Int(1 << 20, 1 << 40), "Bytes appended and not yet written before sends are refused as busy.";
     Own "tailBytesMax" store.tail_bytes_max = Int(1 << 20, 1 << 40), "Bytes of the log's end that are kept in memory for readers.";
@@ -274,6 +296,9 @@ pub(crate) fn refusal(name: &str, value: &str) -> Option<&'static str> {
             if on =>
         {
             Some(AUTH)
+        }
+        "tls.server.keyPassword" | "tls.client.keyPassword" if !value.is_empty() => {
+            Some("encrypted keys are not read here; `openssl pkey -in KEY -out PLAIN` decrypts one")
         }
         "brokerRole" if value != "ASYNC_MASTER" => Some(REPLICAS),
         "enableDLegerCommitLog"

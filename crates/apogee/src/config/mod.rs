@@ -9,6 +9,7 @@ mod keeper;
 mod keys;
 pub(crate) mod page;
 mod properties;
+mod tls;
 
 use std::{
     fmt, io,
@@ -17,6 +18,7 @@ use std::{
 
 pub(crate) use keeper::Keeper;
 pub(crate) use keys::{KEYS, Origin};
+pub(crate) use tls::{NeedClientAuth, ServerMode, TlsSettings};
 
 /// Options of every part of the process.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) store: store::options::Options,
     /// The bounds of each server.
     pub(crate) limits: remoting::Limits,
+    /// TLS of servers, and towards name servers.
+    pub(crate) tls: TlsSettings,
     /// The name server.
     pub(crate) namesrv: cluster::namesrv::Options,
     /// The broker's side of name servers.
@@ -222,9 +226,9 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `LISTEN_PORT` and `listenPort` both mean `listenPort`: case and `_` do not count.
+/// `LISTEN_PORT` and `listenPort` both mean `listenPort`: case, `_` and `.` do not count.
 fn key_of_environment(rest: &str) -> String {
-    let plain = |text: &str| text.replace('_', "").to_ascii_lowercase();
+    let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let wanted = plain(rest);
     let known = KEYS.iter().find(|key| plain(key.name) == wanted);
     known.map_or_else(|| rest.to_owned(), |key| key.name.to_owned())

@@ -8,3 +8,4 @@ mod kill;
 mod messages;
 mod server;
 mod stop;
+mod tls;
