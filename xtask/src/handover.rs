@@ -5,7 +5,8 @@
 //! offsets without a gap, what the key index knew, and groups where they stopped. The name server is never of the first
 //! broker's kind, so each kind of broker also registers with the other's name server. While a broker runs and is written to,
 //! the other kind must refuse its folder, and what it spoils before it does must be put right: a refused original removes
-//! index files and the `abort` mark. Rounds run two at a time, since brokers of the original mostly sleep when they stop.
+//! index files and the `abort` mark. With 5.5.0 a topic of batches goes along. Rounds run two at a time, since brokers of the
+//! original mostly sleep when they stop.
 //!
 //! Four more rounds hand over a store in which messages wait: half messages, delayed and timed ones, and retries. The second
 //! broker must deliver each once and not before its time, ask for the half messages, and never show what is rolled back.
@@ -32,8 +33,11 @@ const LANES: [Ports; 2] =
 /// How far above the broker's port the one that must be refused would listen.
 const INTRUDER: u16 = 20;
 const TOPIC: &str = "handover";
+/// Its queues are of batches, which no release before 5.0 has.
+const BATCHED: &str = "batched";
 const GROUP: &str = "G-handover";
 const MESSAGES: usize = 250;
+const BATCHES: usize = 60;
 /// For how long what waits has to, which is the second delay level in [`WAITING`]: longer than a broker takes to stop.
 const WAIT_MS: &str = "35000";
 /// What a broker is told in which messages wait.
@@ -125,6 +129,9 @@ struct Round {
     namesrv: Spec,
     /// Lines of acknowledged messages: topic, queue, queue offset, unique key, key, body.
     acknowledged: Vec<String>,
+    /// The same of messages that went in batches.
+    batched: Vec<String>,
+    has_batches: bool,
     /// How many of them the group has consumed and committed.
     consumed: usize,
 }
@@ -141,6 +148,8 @@ impl Round {
             namesrv: Spec::new(&plan.second, Role::Namesrv, folder.join("namesrv"), ports),
             folder,
             acknowledged: Vec::new(),
+            batched: Vec::new(),
+            has_batches: plan.release == "5.5.0",
             consumed: 0,
         })
     }
@@ -201,6 +210,7 @@ impl Round {
         spec.extra = [
             "mappedFileSizeCommitLog=65536",
             "mappedFileSizeConsumeQueue=1000",
+            "mapperFileSizeBatchConsumeQueue=920",
             "maxHashSlotNum=200",
             "maxIndexNum=800",
         ]
@@ -212,7 +222,8 @@ impl Round {
 
     /// What one broker inherits is checked, then it is written to and ended; meanwhile the other kind tries its folder.
     fn turn(&mut self, turn: usize, kind: &Kind, broker: Server, end: End) -> anyhow::Result<()> {
-        self.check_messages()?;
+        self.check_messages(TOPIC, &self.acknowledged)?;
+        self.check_messages(BATCHED, &self.batched)?;
         self.check_keys()?;
         let other = match kind {
             Kind::Apogee => Kind::parse("5.5.0"),
@@ -223,6 +234,11 @@ impl Round {
         let prefix = format!("turn{turn}");
         let count = MESSAGES.to_string();
         self.acknowledged.extend(lines(&self.ledger(&["write", TOPIC, &prefix, &count])?));
+        if self.has_batches {
+            let count = BATCHES.to_string();
+            let written = self.ledger(&["batches", BATCHED, &prefix, &count])?;
+            self.batched.extend(lines_of(BATCHED, &written));
+        }
         self.consume()?;
         check_refused(spec.wait_until_ready(&mut intruder), kind, &other)?;
         self.wait_for_mark()?;
@@ -263,11 +279,11 @@ impl Round {
         Ok(())
     }
 
-    fn check_messages(&self) -> anyhow::Result<()> {
-        if self.acknowledged.is_empty() {
+    fn check_messages(&self, topic: &str, acknowledged: &[String]) -> anyhow::Result<()> {
+        if acknowledged.is_empty() {
             return Ok(());
         }
-        let text = self.ledger(&["read", TOPIC])?;
+        let text = self.ledger(&["read", topic])?;
         let mut next: BTreeMap<&str, i64> = BTreeMap::new();
         let mut found = HashMap::new();
         for line in text.lines() {
@@ -276,7 +292,7 @@ impl Round {
                 ["@queue", _, _, min, max] => {
                     ensure!(min == "0", "a queue begins at {min} and ends at {max}")
                 }
-                [TOPIC, queue, offset, unique, key, body, ..] => {
+                [of, queue, offset, unique, key, body, ..] if of == topic => {
                     let wanted = next.entry(queue).or_default();
                     ensure!(
                         offset.parse() == Ok(*wanted),
@@ -288,7 +304,7 @@ impl Round {
                 _ => {}
             }
         }
-        for line in &self.acknowledged {
+        for line in acknowledged {
             let fields: Vec<&str> = line.split('\t').collect();
             let [_, queue, offset, unique, key, body] = fields[..] else {
                 bail!("a line of {line}")
@@ -402,7 +418,11 @@ fn check_refused(outcome: anyhow::Result<()>, running: &Kind, other: &Kind) -> a
 
 /// The lines that stand for messages.
 fn lines(text: &str) -> Vec<String> {
-    text.lines().filter(|line| line.starts_with(TOPIC)).map(str::to_owned).collect()
+    lines_of(TOPIC, text)
+}
+
+fn lines_of(topic: &str, text: &str) -> Vec<String> {
+    text.lines().filter(|line| line.starts_with(topic)).map(str::to_owned).collect()
 }
 
 /// The sum of the group's offsets in the table on disk.

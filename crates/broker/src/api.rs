@@ -107,8 +107,10 @@ pub struct Receipt {
     pub log_offsets: SmallVec<[u64; 1]>,
     /// The address in the message ids.
     pub store_host: SocketAddr,
-    /// The unique key of the message (empty for a batch); `transactionId` of the answer.
+    /// The unique key of the message (empty for a batch of several records); `transactionId` of the answer.
     pub unique_key: ByteString,
+    /// Whether it is a batch in one record, which the producer is to know by that key.
+    pub is_inner_batch: bool,
     /// What cancels it, if it waits for a time of its own; see [`Recall`].
     pub recall_handle: Option<ByteString>,
 }
@@ -1064,6 +1066,9 @@ pub enum SendBackError {
     /// SYSTEM_ERROR.
     #[error("look message by offset failed, {0}")]
     NoMessage(i64),
+    /// SYSTEM_ERROR. The original's clients then send the one message to the retry topic themselves.
+    #[error("MESSAGE_ILLEGAL: the record is a batch, of which one message cannot be sent back")]
+    Batch,
     /// The append was refused; the code is that of the send.
     #[error(transparent)]
     Publish(#[from] PublishError),

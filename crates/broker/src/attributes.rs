@@ -1,7 +1,7 @@
 //! Attributes of topics and groups: settings by name that an administrator sets with `+key` and removes with `-key`.
 //!
 //! What came with a request are changes; what is stored has bare keys. Only attributes that 5.5.0 has are taken, with the
-//! values that it takes; values that ask for what this broker does not do are refused.
+//! values that it takes.
 //! (Java: `AttributeUtil.alterCurrentAttributes`, `TopicAttributes`, `SubscriptionGroupAttributes`)
 
 use std::collections::{BTreeMap, HashSet};
@@ -23,10 +23,10 @@ enum Values {
     Any,
 }
 
-/// Attributes of topics. `queue.type=BatchCQ` is not among them: such queues are not served.
-/// The type of a topic's messages is for doors and clients to keep to: like the original, the broker takes any.
+/// Attributes of topics. The type of a topic's messages is for doors and clients to keep to: like the original, the broker
+/// takes any.
 pub(crate) const TOPIC: [Attribute; 5] = [
-    attribute("queue.type", false, Values::OneOf(&["SimpleCQ"])),
+    attribute("queue.type", false, Values::OneOf(&["SimpleCQ", "BatchCQ"])),
     attribute("cleanup.policy", false, Values::OneOf(&["DELETE", "COMPACTION"])),
     attribute(
         MESSAGE_TYPE,
@@ -175,7 +175,7 @@ mod tests {
         check(Some(&[]), &[("message.type", "FIFO")], Err("wrong format"));
         check(Some(&[]), &[("-message.type", "")], Err("nonexistent"));
         check(None, &[("+a", "1")], Err("unsupported key"));
-        check(None, &[("+queue.type", "BatchCQ")], Err("SimpleCQ"));
+        check(None, &[("+queue.type", "RocksDBCQ")], Err("SimpleCQ"));
         check(Some(&[]), &[("+queue.type", "SimpleCQ")], Err("unchangeable"));
         check(None, &[("+reserve.time", "x")], Err("a number from -1"));
     }

@@ -178,7 +178,7 @@ impl Broker {
         let dir = store.config_dir();
         let file = "topics.json";
         let topics = Catalog::open(&env, &dir, file).map_err(unreadable(file))?;
-        let topics = Topics::new(topics, &options, clock.clone());
+        let topics = Topics::new(topics, &options, store.clone(), clock.clone());
         let file = "subscriptionGroup.json";
         let groups = Catalog::open(&env, &dir, file).map_err(unreadable(file))?;
         let groups = Groups::new(groups, &options, clock.clone());

@@ -38,6 +38,9 @@ const ROOM_FOR_MORE: usize = 80;
 /// Messages of a batch that room is made for at once; more have it grow.
 const BATCH_ROOM_MAX: usize = 1024;
 
+/// Bytes for the offset that a batch in one record begins with.
+const INNER_BASE_ROOM: usize = 32;
+
 /// A checked send, waiting for the append that its run shares.
 struct Accepted {
     topic: Arc<Topic>,
@@ -98,8 +101,7 @@ impl Broker {
                 if let (Some(tracer), Some(sent)) = (&self.inner.tracer, sent) {
                     tracer.sent(&sent, &receipt, self.inner.env.clock.now());
                 }
-                let count = receipt.log_offsets.len() as u64;
-                self.inner.stats.count_put(&topic.stats, count, bytes);
+                self.inner.stats.count_put(&topic.stats, stored.count.into(), bytes);
                 Ok(Ticket { end: stored.end, needs, receipt })
             })
             .collect()
@@ -192,6 +194,7 @@ impl Broker {
         if topic.is_compacted() && !seen.has_keys {
             return Err(PublishError::IllegalMessage("Required message key is missing".into()));
         }
+        check_inner_batch(&item, &topic)?;
         let is_half = self.check_served(options, &item, &seen)?;
         if seen.is_transactional {
             // Clients flag it as prepared, which to the store means: in no queue.
@@ -334,7 +337,8 @@ impl Broker {
         Ok(false)
     }
 
-    /// Checks a batch: its items become records as they are, without properties of the broker's (as 5.5.0 does).
+    /// Checks a batch: its items become records as they are, without properties of the broker's (as 5.5.0 does). In a
+    /// topic whose queues are of batches it becomes one record, unless it has no unique key.
     fn accept_batch(
         &self,
         options: &Options,
@@ -357,7 +361,36 @@ impl Broker {
             return Err(PublishError::too_large(body.len(), options));
         }
         let bytes = body.len() as u64;
+        let waits = properties::get(&item.properties, name::WAIT).is_none_or(says_true);
+        let needs = needs(options, waits);
         let queue = topic.queue(&self.inner.store, queue_id);
+        let unique_key = properties::get(&item.properties, name::UNIQ_KEY);
+        if let Some(unique_key) = unique_key.filter(|_| topic.is_batched()) {
+            let items = wire::batch::iter(body.clone());
+            let count = items.map(|item| item.map(drop)).collect::<Result<Vec<()>, _>>();
+            let count =
+                count.map_err(|error| PublishError::IllegalMessage(error.to_string()))?.len();
+            if !(1..=i16::MAX as usize).contains(&count) {
+                let problem = format!("the batch holds {count} messages; allowed are 1 to 32767");
+                return Err(PublishError::IllegalMessage(problem));
+            }
+            let mut text = item.properties.to_string();
+            text.push_str(&self.inner.own_properties);
+            properties::append(&mut text, name::INNER_NUM, &count.to_string());
+            if text.len() + INNER_BASE_ROOM > properties::LEN_MAX {
+                return Err(PublishError::properties_too_long(text.len() + INNER_BASE_ROOM));
+            }
+            if let Some(sent) = &mut sent {
+                sent.add(unique_key, &item.properties, body.len());
+            }
+            let unique_key = item.properties.slice_ref(unique_key);
+            let receipt =
+                Receipt { is_inner_batch: true, ..unnumbered(options, queue_id, unique_key) };
+            let mut message = template.fill(&topic.name, queue_id, item.flag, body, text.into());
+            message.sys_flag |= system_flag::INNER_BATCH | system_flag::NEED_UNWRAP;
+            let entry = Entry::One(Draft::new(message, queue));
+            return Ok((entry, Accepted { topic, needs, receipt, bytes, half: None, sent }));
+        }
         let mut drafts = Vec::with_capacity(wire::batch::count(&body).min(BATCH_ROOM_MAX));
         for one in wire::batch::iter(body) {
             let wire::batch::Item { flag, body, mut properties } =
@@ -383,8 +416,6 @@ impl Broker {
         if drafts.is_empty() {
             return Err(PublishError::IllegalMessage("the batch holds no message".into()));
         }
-        let waits = properties::get(&item.properties, name::WAIT).is_none_or(says_true);
-        let needs = needs(options, waits);
         let receipt = unnumbered(options, queue_id, ByteString::new());
         Ok((Entry::Batch(drafts), Accepted { topic, needs, receipt, bytes, half: None, sent }))
     }
@@ -437,8 +468,29 @@ fn unnumbered(options: &Options, queue_id: i32, unique_key: ByteString) -> Recei
         log_offsets: SmallVec::new(),
         store_host: options.store_host,
         unique_key,
+        is_inner_batch: false,
         recall_handle: None,
     }
+}
+
+/// Refuses what says of itself that it is a batch in one record, and is none or has no place for it (Java:
+/// `HookUtils.checkInnerBatch`).
+fn check_inner_batch(item: &Publish, topic: &Topic) -> Result<(), PublishError> {
+    let is_batch = item.sys_flag & system_flag::INNER_BATCH != 0;
+    if !is_batch && !item.properties.contains(name::INNER_NUM) {
+        return Ok(());
+    }
+    let (Payload::One(body) | Payload::Batch(body)) = &item.payload;
+    let problem = match properties::get(&item.properties, name::INNER_NUM) {
+        None if !is_batch => return Ok(()),
+        Some(_) if !is_batch => "has INNER_NUM and is not flagged as a batch",
+        _ if !topic.is_batched() => "is a batch, for which its topic has no queues (queue.type)",
+        Some(count) if count.parse::<i16>().ok() == wire::batch::count(body).try_into().ok() => {
+            return Ok(());
+        }
+        _ => "is not the batch of INNER_NUM messages that it says it is",
+    };
+    Err(PublishError::IllegalMessage(format!("the message is illegal: it {problem}")))
 }
 
 /// What all records of one send have in common.

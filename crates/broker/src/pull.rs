@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use store::{Fault, Queue, QueueEntry, Store};
+use store::{Fault, Queue, QueueEntry, QueueKind, Store};
 use wire::{
     body::{
         client::{ConsumeType, MessageModel, SubscriptionData},
@@ -28,8 +28,6 @@ use crate::{
     topics::Topic,
 };
 
-/// Bytes of a queue entry, in which `maxFilterMessageSize` is counted.
-const ENTRY_BYTES: usize = 20;
 /// Entries that are read at once while looking for some that pass the filter.
 const FILTERED_READ: usize = 128;
 
@@ -56,13 +54,6 @@ pub(crate) struct Look {
     pub(crate) count: u32,
     /// How far behind the log's end the last entry that was looked at lies, in bytes.
     behind: u64,
-}
-
-/// An entry that passed the filter, at its offset in the queue.
-#[derive(Clone, Copy)]
-struct Pick {
-    queue_offset: i64,
-    entry: QueueEntry,
 }
 
 impl Broker {
@@ -348,7 +339,7 @@ impl Broker {
         }
         let mut scan = {
             let options = self.inner.options.read();
-            Scan::new(&options, self.inner.store.log_range(), offset, count_max)
+            Scan::new(&options, queue.kind(), self.inner.store.log_range(), offset, count_max)
         };
         if plan.filter.needs_records() {
             self.sift(&plan.queue, &plan.filter, scan, &mut look).await?;
@@ -357,7 +348,7 @@ impl Broker {
         let tags = plan.filter.tags();
         // Without a filter each entry is a message, so no more are read than can be returned.
         let read_max = match tags {
-            TagFilter::All => scan.count_max.min(scan.entries_max),
+            TagFilter::All => scan.read_max().min(scan.entries_max),
             TagFilter::AnyOf(_) => FILTERED_READ,
         };
         let mut entries = Vec::with_capacity(read_max.min(FILTERED_READ));
@@ -380,21 +371,22 @@ impl Broker {
     }
 
     /// Reads the records that were picked, those that lie side by side in one read.
-    async fn read_picks(&self, picks: &[Pick], look: &mut Look) -> Result<(), PullError> {
+    async fn read_picks(&self, picks: &[QueueEntry], look: &mut Look) -> Result<(), PullError> {
         let store = &self.inner.store;
         let mut reader = store.reader();
         let mut rest = picks;
         while let [first, ..] = rest {
-            let mut len = first.entry.len;
-            let mut count = 1;
+            let mut len = first.len;
+            let (mut records, mut count) = (1, u32::from(first.count));
             for pick in &rest[1..] {
-                if pick.entry.log_offset != first.entry.log_offset + u64::from(len) {
+                if pick.log_offset != first.log_offset + u64::from(len) {
                     break;
                 }
-                len += pick.entry.len;
-                count += 1;
+                len += pick.len;
+                records += 1;
+                count += u32::from(pick.count);
             }
-            let at = first.entry.log_offset;
+            let at = first.log_offset;
             let read = match reader.try_read(at, len) {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => {
@@ -408,7 +400,7 @@ impl Broker {
                 // Retention was faster than this pull: what was read before it is the answer.
                 Err(Fault::OutOfRange(_)) => {
                     if look.count > 0 {
-                        look.next = first.queue_offset;
+                        look.next = first.offset;
                     } else {
                         look.status = PullStatus::MessageWasRemoving;
                     }
@@ -418,7 +410,7 @@ impl Broker {
             }
             look.count += count;
             look.status = PullStatus::Found;
-            rest = &rest[count as usize..];
+            rest = &rest[records..];
         }
         Ok(())
     }
@@ -473,9 +465,9 @@ impl Look {
 
     /// Copies what was read if it is little beside the buffers that its slices keep alive, so that a reader who is slow
     /// to take an answer holds no more than [`PINNED_PER_BYTE`] times what the bounds count.
-    fn unpin(&mut self, picks: &[Pick]) {
+    fn unpin(&mut self, picks: &[QueueEntry]) {
         let len = self.messages.iter().map(Bytes::len).sum::<usize>();
-        let buffer_of = |pick: &Pick| pick.entry.log_offset / BUFFER_BYTES as u64;
+        let buffer_of = |pick: &QueueEntry| pick.log_offset / BUFFER_BYTES as u64;
         let buffers = picks.chunk_by(|a, b| buffer_of(a) == buffer_of(b)).count();
         if len * PINNED_PER_BYTE < buffers * BUFFER_BYTES {
             self.messages = vec![self.messages.concat().into()];
@@ -485,7 +477,10 @@ impl Look {
 
 /// The limits of one pull, and what it has picked so far.
 pub(crate) struct Scan {
-    picks: Vec<Pick>,
+    /// Entries that passed the filter.
+    picks: Vec<QueueEntry>,
+    /// Messages and bytes of them.
+    count: usize,
     bytes: usize,
     first: i64,
     pub(crate) log_start: u64,
@@ -506,16 +501,23 @@ struct Limit {
 }
 
 impl Scan {
-    fn new(options: &Options, log: std::ops::Range<u64>, first: i64, count_max: i32) -> Scan {
+    fn new(
+        options: &Options,
+        kind: QueueKind,
+        log: std::ops::Range<u64>,
+        first: i64,
+        count_max: i32,
+    ) -> Scan {
         let count_max = usize::try_from(count_max).unwrap_or(0).max(1);
         Scan {
             picks: Vec::with_capacity(count_max.min(options.transfer_count_in_memory_max)),
+            count: 0,
             bytes: 0,
             first,
             log_start: log.start,
             log_end: log.end,
-            count_max: count_max.min(options.transfer_count_in_memory_max.max(1)),
-            entries_max: (options.filter_message_size_max / ENTRY_BYTES).max(count_max),
+            count_max,
+            entries_max: (options.filter_message_size_max / kind.entry_len()).max(count_max),
             near_bytes: options.near_bytes(),
             near: Limit {
                 bytes: options.transfer_bytes_in_memory_max,
@@ -534,15 +536,14 @@ impl Scan {
             if self.is_over(entry, look) {
                 return true;
             }
-            let queue_offset = look.next;
             self.pass(entry, look);
             if entry.is_gap() || entry.log_offset < self.log_start {
                 if self.picks.is_empty() {
                     look.status = PullStatus::MessageWasRemoving;
                 }
             } else if tags.matches(entry.tags_code) {
-                self.pick(queue_offset, entry);
-                if self.picks.len() == self.count_max {
+                self.pick(entry);
+                if self.count >= self.read_max() {
                     return true;
                 }
             } else if self.picks.is_empty() {
@@ -555,28 +556,34 @@ impl Scan {
     /// Says whether the pull ends before this entry.
     pub(crate) fn is_over(&self, entry: &QueueEntry, look: &Look) -> bool {
         let behind = self.log_end.saturating_sub(entry.log_offset);
-        (look.next - self.first) as usize >= self.entries_max
-            || self.is_full(entry.len as usize, behind)
+        (look.next - self.first) as usize >= self.entries_max || self.is_full(entry, behind)
+    }
+
+    /// Returns how many messages a pull returns at most, wherever they lie.
+    fn read_max(&self) -> usize {
+        self.count_max.min(self.near.count.max(1))
     }
 
     /// Notes that an entry is looked at.
     pub(crate) fn pass(&self, entry: &QueueEntry, look: &mut Look) {
-        look.next += 1;
+        look.next = entry.end();
         look.behind = self.log_end.saturating_sub(entry.log_offset);
     }
 
-    /// Takes a message.
-    pub(crate) fn pick(&mut self, queue_offset: i64, entry: &QueueEntry) {
-        self.picks.push(Pick { queue_offset, entry: *entry });
+    /// Takes the messages of an entry.
+    pub(crate) fn pick(&mut self, entry: &QueueEntry) {
+        self.picks.push(*entry);
+        self.count += usize::from(entry.count);
         self.bytes += entry.len as usize;
     }
 
-    /// Says whether one more message of `len` bytes would be too much (Java: `isTheBatchFull`).
-    fn is_full(&self, len: usize, behind: u64) -> bool {
+    /// Says whether the messages of one more entry would be too much (Java: `isTheBatchFull`).
+    fn is_full(&self, entry: &QueueEntry, behind: u64) -> bool {
         let limit = if behind <= self.near_bytes { self.near } else { self.far };
         !self.picks.is_empty()
-            && (self.picks.len() >= self.count_max.min(limit.count)
-                || self.bytes + len > limit.bytes)
+            && (self.count >= limit.count
+                || self.count + usize::from(entry.count) > self.count_max
+                || self.bytes + entry.len as usize > limit.bytes)
     }
 }
 

@@ -108,6 +108,7 @@ impl Broker {
                 log_offsets: stored.log_offsets,
                 store_host: options.store_host,
                 unique_key: ByteString::from(handle.unique_key),
+                is_inner_batch: false,
                 recall_handle: None,
             },
         })

@@ -8,7 +8,7 @@ use store::{Draft, Entry};
 use wire::{
     code::version,
     id::OffsetId,
-    names::{self, perm},
+    names::{self, perm, system_flag},
     properties::{self, name},
     record::{CheckCrc, Message, Record},
 };
@@ -61,6 +61,10 @@ impl Broker {
         let no_message = || SendBackError::NoMessage(request.log_offset);
         let bytes = bytes.map_err(|_| no_message())?;
         let record = Record::decode(&bytes, CheckCrc::No).map_err(|_| no_message())?;
+
+        if record.sys_flag & system_flag::INNER_BATCH != 0 {
+            return Err(SendBackError::Batch);
+        }
 
         let own_max = request.reconsume_times_max.filter(|_| cx.version >= version::V3_4_9);
         let times_max = own_max.unwrap_or(group.retry_max_times);
@@ -146,6 +150,7 @@ impl Broker {
                 log_offsets: stored.log_offsets,
                 store_host,
                 unique_key: unique_key.unwrap_or_default(),
+                is_inner_batch: false,
                 recall_handle: None,
             },
         }))

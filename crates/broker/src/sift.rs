@@ -126,12 +126,11 @@ impl Broker {
                 is_over = true;
                 break;
             }
-            let queue_offset = look.next;
             scan.pass(entry, look);
             let end = at + entry.len as usize;
             if filter.passes(&bytes[at..end], filters) {
-                scan.pick(queue_offset, entry);
-                look.count += 1;
+                scan.pick(entry);
+                look.count += u32::from(entry.count);
                 look.status = PullStatus::Found;
                 if kept.end != at || kept.is_empty() {
                     look.keep(bytes, kept);

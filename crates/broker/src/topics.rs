@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytestring::ByteString;
-use store::{Queue, Store};
+use store::{Queue, QueueKind, Store};
 use tokio::sync::watch;
 use wire::{
     body::topic::{TopicConfig, TopicConfigTable, TopicFilterType},
@@ -40,6 +40,7 @@ pub(crate) struct Topics {
     changing: Mutex<()>,
     recent: Mutex<Recent>,
     changed: watch::Sender<u64>,
+    store: Store,
     clock: env::Clock,
     /// Names of system topics that depend on the configuration.
     own_system_topics: Vec<ByteString>,
@@ -96,6 +97,11 @@ impl Topic {
 
     pub(crate) fn is_multi_tag(&self) -> bool {
         self.config.topic_filter_type == TopicFilterType::MultiTag
+    }
+
+    /// Says whether its queues are of batches.
+    pub(crate) fn is_batched(&self) -> bool {
+        self.config.is_batched()
     }
 
     pub(crate) fn is_compacted(&self) -> bool {
@@ -178,6 +184,7 @@ impl Topics {
     pub(crate) fn new(
         (catalog, stored): Opened<TopicConfigTable>,
         options: &Options,
+        store: Store,
         clock: env::Clock,
     ) -> Topics {
         let system = system_topics(options);
@@ -186,6 +193,7 @@ impl Topics {
             changing: Mutex::new(()),
             recent: Mutex::default(),
             changed: watch::Sender::new(0),
+            store,
             clock,
             own_system_topics: system
                 .iter()
@@ -473,6 +481,8 @@ impl Topics {
             let stats = old.map(|topic| topic.stats.clone()).unwrap_or_default();
             if let Some(old) = old {
                 old.is_stale.store(true, Ordering::Relaxed);
+            } else {
+                self.set_queue_kind(config);
             }
             let topic = Topic::new(config.clone(), stats);
             live.insert(topic.name.clone(), Arc::new(topic));
@@ -483,6 +493,14 @@ impl Topics {
             content.head.data_version.advance(self.clock.now());
         });
         self.count_change(configs.into_iter().map(|config| config.topic_name.into()));
+    }
+
+    /// Tells the store what the queues of a new topic are, which stays so.
+    fn set_queue_kind(&self, config: &TopicConfig) {
+        let kind = if config.is_batched() { QueueKind::Batch } else { QueueKind::Simple };
+        if let Err(error) = self.store.set_queue_kind(&config.topic_name, kind) {
+            tracing::warn!(topic = config.topic_name, %error, "old queues of a new topic's name stay");
+        }
     }
 
     /// Counts a change, and remembers which topics it was of.

@@ -391,11 +391,32 @@ impl ReceivedMessage {
         records: &Bytes,
         body_bytes_max: usize,
     ) -> Result<Vec<ReceivedMessage>, RecordError> {
-        wire::record::iter(records, CheckCrc::Yes)
-            .map(|record| {
-                Ok(ReceivedMessage::new(queue.clone(), records, &record?, body_bytes_max))
-            })
-            .collect()
+        let mut messages = Vec::new();
+        for record in wire::record::iter(records, CheckCrc::Yes) {
+            let record = ReceivedMessage::new(queue.clone(), records, &record?, body_bytes_max);
+            let batch = system_flag::INNER_BATCH | system_flag::NEED_UNWRAP;
+            if record.sys_flag & batch == batch {
+                messages.extend(record.unwrap_batch());
+            } else {
+                messages.push(record);
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Returns the messages of a record that is a batch, up to the first that is malformed (Java:
+    /// `MessageDecoder.decodeMessage`).
+    fn unwrap_batch(self) -> impl Iterator<Item = ReceivedMessage> {
+        let items = wire::batch::iter(self.body.clone()).map_while(Result::ok);
+        items.zip(self.queue_offset..).map(move |(item, queue_offset)| ReceivedMessage {
+            body: item.body,
+            properties: (&*item.properties).into(),
+            flag: item.flag,
+            queue_offset,
+            queue: self.queue.clone(),
+            topic: self.topic.clone(),
+            ..self
+        })
     }
 
     /// Takes `record`, which lies in `bytes`.

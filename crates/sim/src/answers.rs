@@ -3,15 +3,17 @@
 //! Every message that comes by is remembered under its body, and under the label of the step that asked for it, so that later
 //! steps can refer to its places and keys.
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use wire::{
+    batch,
     body::{MessageQueue, lock::LockBatchResponse},
     code::{RequestCode, ResponseCode},
     fastjson,
     frame::Frame,
     id::OffsetId,
+    names::system_flag,
     properties::{self, name},
-    record::{CheckCrc, Record},
+    record::{CheckCrc, Numbers, Record},
 };
 
 use crate::{
@@ -202,11 +204,25 @@ impl Play<'_> {
         let mut items = Vec::new();
         while !body.is_empty() {
             let record = Record::decode(body, CheckCrc::Yes).map_err(|error| error.to_string())?;
-            let item = self.message(&record);
             body.advance(record.len as usize);
-            self.remember(item.head.clone(), &item);
-            items.push(item);
+            let wrapped = system_flag::INNER_BATCH | system_flag::NEED_UNWRAP;
+            if record.sys_flag & wrapped != wrapped {
+                items.push(self.message(&record));
+                continue;
+            }
+            let inner = batch::iter(Bytes::copy_from_slice(record.body));
+            for (inner, queue_offset) in inner.zip(record.numbers.queue_offset..) {
+                let inner = inner.map_err(|error| error.to_string())?;
+                items.push(self.message(&Record {
+                    body: &inner.body,
+                    flag: inner.flag,
+                    properties: (&*inner.properties).into(),
+                    numbers: Numbers { queue_offset, ..record.numbers },
+                    ..record.clone()
+                }));
+            }
         }
+        items.iter().for_each(|item| self.remember(item.head.clone(), item));
         Ok(items)
     }
 

@@ -293,6 +293,10 @@ impl Play<'_> {
             wire_bodies.push(bytes);
             texts.push(self.message_properties(args, &group, how));
         }
+        let whole = match args.number("whole", false)? {
+            true => self.message_properties(args, &group, how),
+            false => String::new(),
+        };
         let topic_name = self.wire(topic);
         let template = self.wire(args.get("template").unwrap_or(names::AUTO_CREATE_TOPIC));
         let mut sys_flag = args.number("sys", 0)?;
@@ -308,7 +312,10 @@ impl Play<'_> {
             sys_flag,
             born_timestamp: args.number("born", now)?,
             flag: args.number("flag", 0)?,
-            properties: if how == Send::Batch { "" } else { &texts[0] },
+            properties: match how {
+                Send::Batch => &whole,
+                _ => &texts[0],
+            },
             reconsume_times: args.number("attempt", 0)?,
             unit_mode: args.number("unit", false)?,
             max_reconsume_times: args.get("max").map(number).transpose()?,

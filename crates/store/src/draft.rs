@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use wire::{hash, names, properties, record};
 
 use crate::views::{
-    Queue,
+    Queue, QueueKind,
     index::{KeyHashes, key_hashes},
 };
 
@@ -23,6 +23,8 @@ pub struct Draft {
     pub(crate) body_crc: u32,
     pub(crate) len: usize,
     pub(crate) derived: Derived,
+    /// How many messages it holds: in a queue of batches as many as its property `INNER_NUM` says.
+    pub(crate) count: u16,
     /// Light queues that get an entry, too.
     pub(crate) lights: Box<[Arc<Queue>]>,
 }
@@ -31,7 +33,9 @@ impl Draft {
     /// Computes what the log and its views need of `message`. Its topic and queue id are those of `queue`.
     pub fn new(message: record::Message, queue: Arc<Queue>) -> Draft {
         let derived = Derived::of(&message.topic, message.sys_flag, &message.properties);
+        let is_batched = queue.kind() == QueueKind::Batch;
         Draft {
+            count: if is_batched { inner_count(&message.properties) } else { 1 },
             body_crc: hash::crc32(&message.body),
             len: message.encoded_len(),
             derived,
@@ -48,8 +52,23 @@ impl Draft {
         Draft { lights: lights.into(), ..self }
     }
 
-    /// Returns the draft with the offsets in its light queues among its properties; under the lock that numbers.
-    pub(crate) fn with_light_offsets(&self) -> Draft {
+    /// Whether its properties say which numbers it has.
+    pub(crate) fn tells_numbers(&self) -> bool {
+        !self.lights.is_empty() || self.is_inner_batch()
+    }
+
+    fn is_inner_batch(&self) -> bool {
+        self.message.sys_flag & names::system_flag::INNER_BATCH != 0
+    }
+
+    /// Returns the draft with its offsets among its properties, that in its queue of batches and those in its light
+    /// queues; under the lock that numbers.
+    pub(crate) fn with_offsets(&self) -> Draft {
+        let mut text = self.message.properties.to_string();
+        if self.is_inner_batch() {
+            let base = self.queue.numbering().next().to_string();
+            properties::append(&mut text, properties::name::INNER_BASE, &base);
+        }
         let mut offsets = String::new();
         for (count, light) in self.lights.iter().enumerate() {
             if count > 0 {
@@ -57,8 +76,9 @@ impl Draft {
             }
             offsets.push_str(&light.numbering().next().to_string());
         }
-        let mut text = self.message.properties.to_string();
-        properties::append(&mut text, properties::name::INNER_MULTI_QUEUE_OFFSET, &offsets);
+        if !offsets.is_empty() {
+            properties::append(&mut text, properties::name::INNER_MULTI_QUEUE_OFFSET, &offsets);
+        }
         let message = record::Message { properties: text.into(), ..self.message.clone() };
         Draft { len: message.encoded_len(), message, ..self.clone() }
     }
@@ -79,6 +99,12 @@ pub(crate) fn lights_of(topic: &str, property_text: &str) -> Vec<(String, i64)> 
     }
     let numbered = queues.zip(offsets).filter(|(queue, _)| names::is_light(queue));
     numbered.filter_map(|(queue, offset)| Some((queue.to_owned(), offset.parse().ok()?))).collect()
+}
+
+/// Returns how many messages a record of a queue of batches holds (Java: `CommitLog.setBatchSizeIfNeeded`).
+pub(crate) fn inner_count(property_text: &str) -> u16 {
+    let count = properties::get(property_text, properties::name::INNER_NUM);
+    count.and_then(|count| count.parse::<i16>().ok()).map_or(1, |count| count.max(1) as u16)
 }
 
 /// One thing to append: a message, or several that are stored all or not at all.
@@ -114,7 +140,7 @@ pub struct Appended {
     pub queue_offset: i64,
     /// Store time of all of its records.
     pub stored_at: i64,
-    /// How many records.
+    /// How many messages.
     pub count: u32,
     /// Log offset of each record, which the ids of a batch's messages are made of; a single message's is `log_offset`.
     pub log_offsets: SmallVec<[u64; 1]>,

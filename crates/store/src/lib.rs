@@ -47,7 +47,7 @@ pub use crate::{
     status::Status,
     table::{Table, TableFile},
     views::{
-        Boundary, ExtUnit, LastStop, Queue, QueueEntry,
+        Boundary, ExtUnit, LastStop, Queue, QueueEntry, QueueKind,
         dispatch::{BitMapHook, DispatchHook},
         index::{Found, Wanted},
     },
@@ -116,6 +116,11 @@ impl Store {
     /// bounds how many there are by its table of topics.
     pub fn queue(&self, topic: &str, id: i32) -> Arc<Queue> {
         self.0.views.queues.queue(topic, id)
+    }
+
+    /// Sets the kind of a topic's queues, before it has any messages; what there is of the other kind is removed.
+    pub fn set_queue_kind(&self, topic: &str, kind: QueueKind) -> Result<(), Fault> {
+        self.0.views.queues.set_kind(topic, kind)
     }
 
     /// Returns the handle of a queue if it was ever used.

@@ -5,6 +5,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::QueueKind;
+
 /// When a log write is made durable (`flushDiskType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FlushDiskType {
@@ -28,6 +30,8 @@ pub struct Options {
     pub mapped_file_size_commit_log: u64,
     /// `mappedFileSizeConsumeQueue`: bytes of a queue file; rounded up to a multiple of 20 when used.
     pub mapped_file_size_consume_queue: u64,
+    /// `mapperFileSizeBatchConsumeQueue`: bytes of a file of a queue of batches; rounded up to a multiple of 46 when used.
+    pub mapper_file_size_batch_consume_queue: u64,
     /// `enableConsumeQueueExt` (false): whether queue entries get a unit in the queue's extension.
     pub enable_consume_queue_ext: bool,
     /// `mappedFileSizeConsumeQueueExt`: bytes of a file of an extension.
@@ -97,6 +101,7 @@ impl Default for Options {
             read_only_commit_log_store_paths: Vec::new(),
             mapped_file_size_commit_log: 1 << 30,
             mapped_file_size_consume_queue: 6_000_000,
+            mapper_file_size_batch_consume_queue: 13_800_000,
             enable_consume_queue_ext: false,
             mapped_file_size_consume_queue_ext: 48 << 20,
             serves_light_queues: false,
@@ -151,9 +156,15 @@ impl Options {
         self.store_path_root_dir.join("config")
     }
 
-    /// Returns the bytes of a queue file: a multiple of 20 (Java: `MessageStoreConfig.getMappedFileSizeConsumeQueue`).
-    pub fn queue_file_len(&self) -> u64 {
-        self.mapped_file_size_consume_queue.div_ceil(20).max(1) * 20
+    /// Returns the bytes of a file of a queue: whole entries (Java: `MessageStoreConfig.getMappedFileSizeConsumeQueue`).
+    pub fn queue_file_len(&self, kind: QueueKind) -> u64 {
+        let (asked, entry_len) = match kind {
+            QueueKind::Simple => (self.mapped_file_size_consume_queue, kind.entry_len() as u64),
+            QueueKind::Batch => {
+                (self.mapper_file_size_batch_consume_queue, kind.entry_len() as u64)
+            }
+        };
+        asked.div_ceil(entry_len).max(1) * entry_len
     }
 
     /// Returns the used share of the disk above which expired files go at any hour; 0.10 to 0.95 as in the original.

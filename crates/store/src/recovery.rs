@@ -8,6 +8,7 @@
 //! Invariant: when a store is open, log and views agree, whatever crashed before.
 
 use std::{
+    collections::HashSet,
     io,
     ops::Range,
     path::Path,
@@ -15,7 +16,10 @@ use std::{
 };
 
 use env::{Disk, Env, Wake, write_whole};
-use wire::record::{BLANK_LEN, CheckCrc, LEN_MIN, Record};
+use wire::{
+    body::topic::{TopicConfig, TopicConfigTable},
+    record::{BLANK_LEN, CheckCrc, LEN_MIN, Record},
+};
 
 use crate::{
     Fault, FlushDiskType, Inner, OpenError, Options, Store,
@@ -28,6 +32,7 @@ use crate::{
         scan::{Go, Stopped, scan},
     },
     segments::{Layout, LoadError, OpenFiles, Segments},
+    table::TableFile,
     views::{Durable, LastStop, Views, dispatch::Dispatch, index::Index},
 };
 
@@ -88,16 +93,19 @@ pub(crate) fn open(options: Options, env: Env) -> Result<(Store, Recovered), Ope
     mark_open(disk, &root).map_err(failed("cannot write into", &root))?;
 
     // A view that was deleted is rebuilt, and the other with it.
-    let is_whole = views_exist(&options, disk).map_err(failed("cannot list", &root))?;
+    let batch_topics =
+        batch_topics(&options, &env).map_err(failed("cannot read topics of", &root))?;
+    let is_whole = views_exist(&options, disk, !batch_topics.is_empty());
+    let is_whole = is_whole.map_err(failed("cannot list", &root))?;
     let applied = if is_whole { trusted.views.clamp(log_min, end) } else { log_min };
     let log = Arc::new(Log::new(&options, env.clock.clone(), segments, applied, end));
     let store_time = |at| log.store_time(at);
     let views = Arc::new(Views::open(
         &options,
         &env,
+        batch_topics,
         last_stop,
-        applied,
-        log_min,
+        log_min..applied,
         checkpoint.as_ref(),
         &store_time,
     )?);
@@ -136,14 +144,32 @@ pub(crate) fn mark_open(disk: &dyn Disk, root: &Path) -> io::Result<()> {
     disk.sync_dir(root)
 }
 
+/// Returns the topics whose queues are of batches. What says so is the broker's, and it must be known before the log is
+/// replayed.
+fn batch_topics(options: &Options, env: &Env) -> io::Result<HashSet<String>> {
+    let file = TableFile::new(env.disk.clone(), options.config_dir().join("topics.json"));
+    let topics = file.load::<TopicConfigTable>()?.topic_config_table.into_values();
+    Ok(topics.filter(TopicConfig::is_batched).map(|topic| topic.topic_name).collect())
+}
+
 /// Whether there are queues, and an index if there is to be one.
-fn views_exist(options: &Options, disk: &dyn Disk) -> io::Result<bool> {
+fn views_exist(options: &Options, disk: &dyn Disk, has_batches: bool) -> io::Result<bool> {
     let root = &options.store_path_root_dir;
     if options.message_index_enable && !disk.exists(&root.join("index"))? {
         return Ok(false);
     }
+    if has_batches && !disk.exists(&root.join("batchconsumequeue"))? {
+        return Ok(false);
+    }
     let queues = root.join("consumequeue");
-    for topic in disk.list(&queues)?.into_iter().filter(|entry| entry.is_dir) {
+    Ok(has_files(disk, &queues)?
+        || has_batches
+            && disk.exists(&queues)?
+            && has_files(disk, &root.join("batchconsumequeue"))?)
+}
+
+fn has_files(disk: &dyn Disk, queues: &Path) -> io::Result<bool> {
+    for topic in disk.list(queues)?.into_iter().filter(|entry| entry.is_dir) {
         let topic = queues.join(topic.name);
         for queue in disk.list(&topic)?.into_iter().filter(|entry| entry.is_dir) {
             if !disk.list(&topic.join(queue.name))?.is_empty() {

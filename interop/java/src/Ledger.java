@@ -16,6 +16,7 @@ import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.store.OffsetStore;
 import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
@@ -30,6 +31,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
  *
  * write TOPIC PREFIX COUNT   sends, and prints topic, queue, queue offset, unique key, key and body of each acknowledged one;
  *                            COUNT 0 goes on until the server is gone
+ * batches TOPIC PREFIX COUNT sends batches to a topic that keeps each in one record, and prints the same of their messages
  * read TOPIC...              prints the same fields, and those of the record, of every message there is
  * keys TOPIC KEY...          prints the same for what the key index finds
  * consume TOPIC GROUP COUNT  consumes with a group until COUNT came, prints them, and commits
@@ -50,6 +52,9 @@ public final class Ledger {
         switch (args[0]) {
             case "write":
                 write(args[1], args[2], Integer.parseInt(args[3]));
+                break;
+            case "batches":
+                batches(args[1], args[2], Integer.parseInt(args[3]));
                 break;
             case "read":
                 for (int i = 1; i < args.length; i++) {
@@ -97,6 +102,36 @@ public final class Ledger {
                 }
                 return;
             }
+        }
+    }
+
+    private static void batches(String topic, String prefix, int count) throws Exception {
+        Interop.producer = Interop.producer("ledger");
+        Interop.producer.setRetryTimesWhenSendFailed(0);
+        if (!isRouted(topic)) {
+            Interop.create(topic, Collections.singletonMap("+queue.type", "BatchCQ"));
+        }
+        for (int i = 0; i < count; i++) {
+            List<Message> batch = new ArrayList<>();
+            for (int j = 0; j <= i % 7; j++) {
+                batch.add(new Message(topic, "", prefix + "-" + i + "-" + j, Interop.text("body of " + i + "-" + j)));
+            }
+            SendResult result = Interop.producer.send(batch);
+            Interop.equal("status", SendStatus.SEND_OK, result.getSendStatus());
+            for (Message message : batch) {
+                System.out.println(String.join("\t", topic, "" + result.getMessageQueue().getQueueId(),
+                    "" + (result.getQueueOffset() + batch.indexOf(message)),
+                    message.getProperty("UNIQ_KEY"), message.getKeys(), Interop.string(message.getBody())));
+            }
+        }
+        System.out.flush();
+    }
+
+    private static boolean isRouted(String topic) {
+        try {
+            return !Interop.producer.fetchPublishMessageQueues(topic).isEmpty();
+        } catch (MQClientException unknown) {
+            return false;
         }
     }
 

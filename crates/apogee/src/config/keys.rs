@@ -182,6 +182,7 @@ pub(crate) static KEYS: &[Key] = keys! {
     RocketMq "readOnlyCommitLogStorePaths" store.read_only_commit_log_store_paths = Words(','), "Roots of the commit log that are read and get no new file.";
     Common "mappedFileSizeCommitLog" store.mapped_file_size_commit_log = Int(4_096, INT_MAX), "Bytes of a commit log file; that of the files there are.";
     RocketMq "mappedFileSizeConsumeQueue" store.mapped_file_size_consume_queue = Int(20, INT_MAX), "Bytes of a consume queue file, rounded up to a multiple of 20; that of the files there are.";
+    RocketMq "mapperFileSizeBatchConsumeQueue" store.mapper_file_size_batch_consume_queue = Int(46, INT_MAX), "Bytes of a file of a queue of batches (`queue.type=BatchCQ`), rounded up to a multiple of 46; that of the files there are.";
     RocketMq "enableConsumeQueueExt" store.enable_consume_queue_ext = Bool, "Keeps tag, store time and bit map of each message in `consumequeue_ext`; what is there is read in any case.";
     RocketMq "mappedFileSizeConsumeQueueExt" store.mapped_file_size_consume_queue_ext = Int(64, INT_MAX), "Bytes of a file there; that of the files there are.";
     Common "flushDiskType" store.flush_disk_type = Flush, "When a send is answered: with its bytes handed to the operating system, or on the device.";

@@ -139,6 +139,8 @@ impl Producer {
         let mut properties = String::new();
         let wait = if messages[0].wait_store_ok { "true" } else { "false" };
         wire::properties::append(&mut properties, name::WAIT, wait);
+        // By this a topic of batches keeps all in one record.
+        wire::properties::append(&mut properties, name::UNIQ_KEY, &shared.core().unique.next());
         if let Some(namespace) = shared.namespace().name() {
             wire::properties::append(&mut properties, INSTANCE_ID, namespace);
         }
@@ -155,16 +157,19 @@ impl Producer {
             span,
         };
         let receipt = Receipt::begin(shared.clone(), parcel, to, room).await?.await?;
-        let mut ids = receipt.offset_id.split(',');
-        let receipts =
-            keys.into_iter().zip(receipt.queue_offset..).map(|(unique_key, offset)| SendReceipt {
+        // Messages of one record have its id.
+        let (mut ids, mut offset_id) = (receipt.offset_id.split(','), "");
+        let receipts = keys.into_iter().zip(receipt.queue_offset..).map(|(unique_key, offset)| {
+            offset_id = ids.next().unwrap_or(offset_id);
+            SendReceipt {
                 unique_key,
-                offset_id: ids.next().unwrap_or_default().to_owned(),
+                offset_id: offset_id.to_owned(),
                 queue_offset: offset,
                 recall_handle: None,
                 queue: receipt.queue.clone(),
                 ..receipt
-            });
+            }
+        });
         Ok(receipts.collect())
     }
 }

@@ -231,6 +231,6 @@ refusal!(SendBackError, |error| match &error {
     SendBackError::BrokerForbidden { .. } | SendBackError::TopicForbidden(_) => {
         ResponseCode::NO_PERMISSION
     }
-    SendBackError::NoMessage(_) => ResponseCode::SYSTEM_ERROR,
+    SendBackError::NoMessage(_) | SendBackError::Batch => ResponseCode::SYSTEM_ERROR,
     SendBackError::Publish(refused) => publish_code(refused),
 });

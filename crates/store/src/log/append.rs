@@ -142,8 +142,8 @@ impl Log {
     ) -> Result<Appended, Refused> {
         let numbered;
         let drafts = match entry {
-            Entry::One(draft) if !draft.lights.is_empty() => {
-                numbered = [draft.with_light_offsets()];
+            Entry::One(draft) if draft.tells_numbers() => {
+                numbered = [draft.with_offsets()];
                 &numbered
             }
             Entry::One(_) | Entry::Batch(_) => entry.drafts(),
@@ -186,13 +186,16 @@ impl Log {
             end: head.end,
             queue_offset: if first_is_queued { queue_offset } else { 0 },
             stored_at,
-            count: drafts.len() as u32,
+            count: drafts.iter().map(|draft| u32::from(draft.count)).sum(),
             log_offsets,
         })
     }
 
     fn append_record(&self, head: &mut Head, draft: &Draft, stored_at: i64) {
-        let queue_offset = if draft.derived.queued { draft.queue.numbering().take() } else { 0 };
+        let queue_offset = match draft.derived.queued {
+            true => draft.queue.numbering().take(draft.count),
+            false => 0,
+        };
         let numbers = Numbers { queue_offset, log_offset: head.end, stored_at };
         draft.message.encode(numbers, draft.body_crc, &mut head.chunk);
         head.items.push(DispatchItem {
@@ -200,11 +203,14 @@ impl Log {
             log_offset: head.end,
             len: draft.len as u32,
             queue_offset,
+            count: draft.count,
             tags_code: draft.derived.tags.code(stored_at, &self.limits.delays),
             stored_at,
             keys: draft.derived.keys.clone(),
             lights: match draft.derived.queued {
-                true => draft.lights.iter().map(|it| (it.clone(), it.numbering().take())).collect(),
+                true => {
+                    draft.lights.iter().map(|it| (it.clone(), it.numbering().take(1))).collect()
+                }
                 false => Box::default(),
             },
         });

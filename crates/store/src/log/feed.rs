@@ -18,9 +18,9 @@ use super::{
     scan::{Go, Stopped, scan},
 };
 use crate::{
-    draft::{Derived, lights_of},
+    draft::{Derived, inner_count, lights_of},
     fault::Fault,
-    views::{Queue, index::KeyHashes},
+    views::{Queue, QueueEntry, QueueKind, index::KeyHashes},
 };
 
 /// Most messages that are taken at once when they are read from the log: a read is worth more of them than a run.
@@ -35,8 +35,10 @@ pub struct DispatchItem {
     pub log_offset: u64,
     /// Bytes of its record.
     pub len: u32,
-    /// Place in its queue.
+    /// Place in its queue, or that of the first of its messages.
     pub queue_offset: i64,
+    /// How many messages it holds for its queue: 1, or those of a batch in a queue of batches.
+    pub count: u16,
     /// Tag hash, or the time when a delayed message is due.
     pub tags_code: i64,
     /// Store time.
@@ -183,8 +185,11 @@ impl DispatchItem {
         queue: &dyn Fn(&str, i32) -> Arc<Queue>,
     ) -> DispatchItem {
         let derived = Derived::of(record.topic, record.sys_flag, &record.properties);
+        let queue = derived.queued.then(|| queue(record.topic, record.queue_id));
+        let is_batched = queue.as_ref().is_some_and(|queue| queue.kind() == QueueKind::Batch);
         DispatchItem {
-            queue: derived.queued.then(|| queue(record.topic, record.queue_id)),
+            queue,
+            count: if is_batched { inner_count(&record.properties) } else { 1 },
             log_offset: at,
             len: record.len,
             queue_offset: record.numbers.queue_offset,
@@ -193,5 +198,11 @@ impl DispatchItem {
             keys: derived.keys,
             lights: Box::default(),
         }
+    }
+
+    /// Returns what a queue says of it.
+    pub(crate) fn entry(&self, offset: i64, count: u16) -> QueueEntry {
+        let DispatchItem { log_offset, len, tags_code, .. } = *self;
+        QueueEntry { offset, count, log_offset, len, tags_code }
     }
 }

@@ -18,7 +18,7 @@ use env::{Clock, Millis, Step, Wake, Worker};
 
 use super::{
     ExtUnit, Views,
-    queue::{Pusher, Queue, QueueEntry, Written},
+    queue::{Pusher, Queue, Written},
     writer::ViewWriter,
 };
 use crate::{
@@ -93,19 +93,18 @@ impl Applier {
             let mut units = units.unwrap_or_else(Vec::new).into_iter();
             let mut pusher = queue.pusher();
             for item in group_items {
-                let DispatchItem { log_offset, len, tags_code, .. } = *item;
-                let entry = QueueEntry { log_offset, len, tags_code };
+                let (entry, stored_at) =
+                    (item.entry(item.queue_offset, item.count), item.stored_at);
                 match units.next() {
-                    Some(unit) => pusher.push_extended(item.queue_offset, entry, unit),
-                    None => pusher.push(item.queue_offset, entry),
+                    Some(unit) => pusher.push_extended(entry, stored_at, unit),
+                    None => pusher.push(entry, stored_at),
                 }
             }
             self.note(queue, pusher, first);
             for item in group_items {
                 for (light, offset) in &item.lights {
-                    let DispatchItem { log_offset, len, tags_code, .. } = *item;
                     let mut pusher = light.pusher();
-                    pusher.push(*offset, QueueEntry { log_offset, len, tags_code });
+                    pusher.push(item.entry(*offset, 1), item.stored_at);
                     self.note(light, pusher, item);
                 }
             }

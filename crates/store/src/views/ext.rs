@@ -523,6 +523,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use env::{
         read_whole,
         sim::{SimClock, SimDisk},
@@ -539,7 +541,8 @@ mod tests {
 
     fn open(disk: &SimDisk, is_extended: bool, trusted: u64) -> Queues {
         let layout = Layout { ext_file_len: 100, is_extended, ..layout() };
-        Queues::open(Arc::new(disk.clone()), layout, LastStop::Crash, trusted, 0).expect("opens")
+        let disk = Arc::new(disk.clone());
+        Queues::open(disk, layout, HashSet::new(), LastStop::Crash, trusted, 0).expect("opens")
     }
 
     fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: Range<i64>, bit_map: &[u8]) {
@@ -552,8 +555,8 @@ mod tests {
                 bit_map: bit_map.into(),
             };
             match queue.is_extended() {
-                true => pusher.push_extended(offset, entry, unit),
-                false => pusher.push(offset, entry),
+                true => pusher.push_extended(entry, 0, unit),
+                false => pusher.push(entry, 0),
             }
         }
         if pusher.list() {
@@ -562,7 +565,8 @@ mod tests {
     }
 
     fn entry(offset: i64) -> QueueEntry {
-        QueueEntry { log_offset: offset as u64 * 100, len: 100, tags_code: offset * 7 - 20 }
+        let (log_offset, tags_code) = (offset as u64 * 100, offset * 7 - 20);
+        QueueEntry { offset, count: 1, log_offset, len: 100, tags_code }
     }
 
     /// Checks that a queue has the entries before `end` with their tags codes, and returns their units.

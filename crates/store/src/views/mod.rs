@@ -11,6 +11,7 @@ pub mod queue;
 pub(crate) mod writer;
 
 use std::{
+    collections::HashSet,
     io,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +20,7 @@ use std::{
 use env::{Env, Millis};
 pub use ext::ExtUnit;
 use jiff::tz::TimeZone;
-pub use queue::{Boundary, Layout, Queue, QueueEntry, Queues};
+pub use queue::{Boundary, Layout, Queue, QueueEntry, QueueKind, Queues};
 
 use self::{
     index::{Index, Shape},
@@ -58,15 +59,15 @@ pub(crate) struct Durable {
 }
 
 impl Views {
-    /// Opens the views and cuts from them what stands for records at or after `trusted`, since those are dispatched
-    /// again. `log_min` is the first offset of the log, `checkpoint` what the directory has; `store_time` answers for
-    /// records below `trusted`.
+    /// Opens the views, those of `batch_topics` as queues of batches. `trusted` reaches from the first offset of the log to
+    /// where the views are as they should be: what stands for records behind it is cut, since those are dispatched again.
+    /// `checkpoint` is what the directory has; `store_time` answers for records below the end of `trusted`.
     pub(crate) fn open(
         options: &Options,
         env: &Env,
+        batch_topics: HashSet<String>,
         last_stop: LastStop,
-        trusted: u64,
-        log_min: u64,
+        trusted: Range<u64>,
         checkpoint: Option<&Checkpoint>,
         store_time: &dyn Fn(u64) -> Option<Millis>,
     ) -> Result<Views, OpenError> {
@@ -75,15 +76,18 @@ impl Views {
             Arc::clone(&env.disk),
             Layout {
                 root: root.join("consumequeue"),
-                file_len: options.queue_file_len(),
+                file_len: options.queue_file_len(QueueKind::Simple),
+                batch_root: root.join("batchconsumequeue"),
+                batch_file_len: options.queue_file_len(QueueKind::Batch),
                 ext_root: root.join("consumequeue_ext"),
                 ext_file_len: options.mapped_file_size_consume_queue_ext,
                 is_extended: options.enable_consume_queue_ext,
                 open_files_max: options.open_files_max,
             },
+            batch_topics,
             last_stop,
-            trusted,
-            log_min,
+            trusted.end,
+            trusted.start,
         )?;
         let open_index = || {
             let dir = root.join("index");
@@ -98,7 +102,7 @@ impl Views {
                 shape,
                 TimeZone::system(),
                 last_stop,
-                trusted,
+                trusted.end,
                 store_time,
             )
             .map_err(|source| OpenError::Io { what: "cannot open", path: dir, source })
@@ -107,8 +111,8 @@ impl Views {
         // Until something is dispatched the checkpoint says of queues what it said before, unless the log was cut there.
         let record = checkpoint.and_then(|checkpoint| u64::try_from(checkpoint.queues_offset).ok());
         let written = Written {
-            to: trusted,
-            record: record.filter(|record| *record <= trusted).unwrap_or(0),
+            to: trusted.end,
+            record: record.filter(|record| *record <= trusted.end).unwrap_or(0),
             stored_at: checkpoint.map_or(0, |checkpoint| checkpoint.queues_time),
         };
         Ok(Views { queues, index, written: Mutex::new(written) })

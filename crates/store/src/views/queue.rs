@@ -3,7 +3,15 @@
 //! ```text
 //! file consumequeue/<topic>/<id>/<20 digits: position of its first byte>, mappedFileSizeConsumeQueue bytes, sparse
 //! entry, 20 bytes: long log offset, int record length, long tags code
+//!
+//! file batchconsumequeue/<topic>/<id>/<20 digits: position of its first byte>, mapperFileSizeBatchConsumeQueue bytes, sparse
+//! entry, 46 bytes: long log offset, int record length, long tags code, long store time, long queue offset of its first
+//! message, short messages, int -1, int 0
 //! ```
+//! The second kind is for topics with `queue.type=BatchCQ` (Java: `BatchConsumeQueue`): a record may hold many messages,
+//! each with an offset of its own, so an entry says which it stands for, and is found by a binary search.
+//! In the first kind an entry's place is its offset. A *place* is that of an entry, counted from where its queue began.
+//!
 //! The dispatcher pushes entries in log order; they wait in memory, where readers see them at once, and the view writer
 //! writes them, queue by queue, about once a second. A queue at rest is a handle of some hundred bytes: no open file, no buffer, no thread.
 //! A queue that starts later than its file has the room before it filled with entries (0, 2147483647, 0).
@@ -12,7 +20,7 @@
 //! rebuild from the log would give. What is behind the last written entry of a file is zeros.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
+    collections::{HashMap, HashSet, VecDeque, hash_map},
     io::{self, IoSlice},
     ops::Range,
     path::{Path, PathBuf},
@@ -31,7 +39,7 @@ use super::{
 };
 use crate::{Fault, OpenError};
 
-const ENTRY_BYTES: usize = 20;
+const ENTRY_LEN_MAX: usize = QueueKind::Batch.entry_len();
 /// Length that stands in an entry which fills the room before a queue's first message.
 const GAP_LEN: u32 = i32::MAX as u32;
 /// Queues with unsynced files above which the whole file system is synced at once.
@@ -41,9 +49,33 @@ const WRITE_ENTRIES: usize = 8192;
 /// Entries in the first look for the end of a file: one page of them, which is all that a young queue has.
 const FIRST_LOOK: u64 = 204;
 
-/// Where one message of a queue lies, and what its tag hashes to.
+/// Which form the entries of a topic's queues have; it never changes while the topic exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueKind {
+    /// An entry for each message.
+    #[default]
+    Simple,
+    /// An entry for each record, which may be a batch of messages.
+    Batch,
+}
+
+impl QueueKind {
+    /// Returns the bytes of an entry on disk.
+    pub const fn entry_len(self) -> usize {
+        match self {
+            QueueKind::Simple => 20,
+            QueueKind::Batch => 46,
+        }
+    }
+}
+
+/// Where one record of a queue lies, and what its tag hashes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueEntry {
+    /// Queue offset of its first message.
+    pub offset: i64,
+    /// How many messages it holds: 1, or those of a batch in a queue of batches.
+    pub count: u16,
     /// Start of the record in the log.
     pub log_offset: u64,
     /// Length of the record in bytes.
@@ -53,33 +85,56 @@ pub struct QueueEntry {
 }
 
 impl QueueEntry {
-    const GAP: QueueEntry = QueueEntry { log_offset: 0, len: GAP_LEN, tags_code: 0 };
+    const fn gap(offset: i64) -> QueueEntry {
+        QueueEntry { offset, count: 1, log_offset: 0, len: GAP_LEN, tags_code: 0 }
+    }
 
     /// Whether the entry only fills room and stands for no message.
     pub fn is_gap(&self) -> bool {
         self.len == GAP_LEN
     }
 
-    fn encode(&self) -> [u8; ENTRY_BYTES] {
-        let mut bytes = [0; ENTRY_BYTES];
+    /// Returns the queue offset behind its last message.
+    pub fn end(&self) -> i64 {
+        self.offset.saturating_add(i64::from(self.count))
+    }
+
+    /// Returns it as it is on disk, in the front of the bytes.
+    fn encode(&self, kind: QueueKind, stored_at: Millis) -> [u8; ENTRY_LEN_MAX] {
+        let mut bytes = [0; ENTRY_LEN_MAX];
         bytes[..8].copy_from_slice(&self.log_offset.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.len.to_be_bytes());
-        bytes[12..].copy_from_slice(&self.tags_code.to_be_bytes());
+        bytes[12..20].copy_from_slice(&self.tags_code.to_be_bytes());
+        if kind == QueueKind::Batch {
+            bytes[20..28].copy_from_slice(&stored_at.to_be_bytes());
+            bytes[28..36].copy_from_slice(&self.offset.to_be_bytes());
+            bytes[36..38].copy_from_slice(&self.count.to_be_bytes());
+            // In no compacted log; the last four mean nothing.
+            bytes[38..42].copy_from_slice(&(-1_i32).to_be_bytes());
+        }
         bytes
     }
 
-    /// Decodes the first 20 of `bytes`.
-    fn decode(bytes: &[u8]) -> QueueEntry {
+    /// Decodes the entry at a place from the first bytes of `bytes`.
+    fn decode(kind: QueueKind, place: u64, bytes: &[u8]) -> QueueEntry {
+        let long = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let (offset, count) = match kind {
+            QueueKind::Simple => (place, 1),
+            QueueKind::Batch => (long(28), u16::from_be_bytes([bytes[36], bytes[37]])),
+        };
         QueueEntry {
-            log_offset: u64::from_be_bytes(bytes[..8].try_into().expect("8 bytes")),
+            offset: offset as i64,
+            count,
+            log_offset: long(0),
             len: u32::from_be_bytes(bytes[8..12].try_into().expect("4 bytes")),
-            tags_code: i64::from_be_bytes(bytes[12..20].try_into().expect("8 bytes")),
+            tags_code: long(12) as i64,
         }
     }
 
     /// Whether this can be an entry of a record below `log_end`: not the zeros behind a file's last one, nor rubbish.
     fn is_below(&self, log_end: u64) -> bool {
-        (1..=GAP_LEN).contains(&self.len) && self.log_offset < log_end
+        let numbers = self.offset >= 0 && (1..=i16::MAX as u16).contains(&self.count);
+        (1..=GAP_LEN).contains(&self.len) && self.log_offset < log_end && numbers
     }
 }
 
@@ -99,6 +154,7 @@ pub type StoreTime = dyn Fn(u64, u32) -> Option<Millis> + Send + Sync;
 pub struct Queue {
     topic: Box<str>,
     id: i32,
+    kind: QueueKind,
     /// Tells queues apart in the cache of open files.
     serial: u32,
     next: AtomicI64,
@@ -114,10 +170,10 @@ pub struct Queue {
 struct State {
     /// Files that exist, by number: the first byte of number n is at n × the length of a file.
     files: Range<u64>,
-    /// Entries below this offset are written.
+    /// Entries before this place are written.
     written: u64,
     /// Encoded entries from `written` on.
-    pending: VecDeque<[u8; ENTRY_BYTES]>,
+    pending: VecDeque<u8>,
     /// Log offset of the last entry, pending or not; `None` if the queue has none.
     last_log_offset: Option<u64>,
     /// Whether what waits is on the list of queues to write.
@@ -135,11 +191,11 @@ struct State {
 /// What the queues of a store have in common.
 struct Shared {
     disk: Arc<dyn Disk>,
-    root: PathBuf,
+    simple: Shape,
+    batch: Shape,
     ext_root: PathBuf,
     ext_file_len: u64,
     is_extended: bool,
-    entries_per_file: u64,
     files: Arc<Mutex<FileCache>>,
     serials: AtomicU32,
     /// Entries that wait in memory, over all queues.
@@ -150,10 +206,21 @@ struct Shared {
     store_time: OnceLock<Box<StoreTime>>,
 }
 
+/// What the queues of a kind have in common.
+struct Shape {
+    root: PathBuf,
+    entries_per_file: u64,
+}
+
 impl Queue {
     /// The topic's name.
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// The form of its entries.
+    pub fn kind(&self) -> QueueKind {
+        self.kind
     }
 
     /// The queue's number within the topic.
@@ -176,8 +243,8 @@ impl Queue {
         Numbering(&self.next)
     }
 
-    /// Appends to `out` the entries from offset `from` on, not more than `max` of them; none if `from` is not between
-    /// [`Queue::min_offset`] and [`Queue::max_offset`]. It may wait for the disk.
+    /// Appends to `out` the entries from that of offset `from` on, not more than `max` of them; none if `from` is not
+    /// between [`Queue::min_offset`] and [`Queue::max_offset`]. It may wait for the disk.
     pub fn read(&self, from: i64, max: usize, out: &mut Vec<QueueEntry>) -> Result<(), Fault> {
         self.read_with(from, max, out, None, |file, at, bytes| {
             file.read_at(at, bytes).map(|()| true)
@@ -272,36 +339,86 @@ impl Queue {
         if from < self.min_offset() || from >= self.max_offset() {
             return Ok(true);
         }
-        let mut at = from as u64;
-        let end = at.saturating_add(max as u64).min(self.max_offset() as u64);
-        let per_file = self.shared.entries_per_file;
+        let Some(place) = self.place_of(from, read)? else { return Ok(false) };
+        self.read_places(place, max, out, read)
+    }
+
+    /// Returns the place of the entry of the message at `offset`; `None` if `read` could not tell at once.
+    fn place_of(
+        &self,
+        offset: i64,
+        read: &impl Fn(&dyn File, u64, &mut [u8]) -> io::Result<bool>,
+    ) -> Result<Option<u64>, Fault> {
+        if self.kind == QueueKind::Simple {
+            return Ok(Some(offset as u64));
+        }
+        let (mut low, mut high) = {
+            let state = self.lock();
+            (state.files.start * self.shape().entries_per_file, self.end_of(&state))
+        };
+        let mut one = Vec::with_capacity(1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            one.clear();
+            if !self.read_places(middle, 1, &mut one, read)? {
+                return Ok(None);
+            }
+            // What is gone lay before.
+            if one.first().is_none_or(|entry| entry.end() <= offset) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(Some(low))
+    }
+
+    /// As [`Queue::read_with`], from a place on.
+    fn read_places(
+        &self,
+        from: u64,
+        max: usize,
+        out: &mut Vec<QueueEntry>,
+        read: &impl Fn(&dyn File, u64, &mut [u8]) -> io::Result<bool>,
+    ) -> Result<bool, Fault> {
+        let (kind, entry_len) = (self.kind, self.kind.entry_len());
+        let per_file = self.shape().entries_per_file;
+        let (mut at, last) = (from, from.saturating_add(max as u64));
         let mut bytes = Vec::new();
-        while at < end {
+        let decode = |out: &mut Vec<QueueEntry>, at: u64, bytes: &[u8]| {
+            let entries = bytes.chunks_exact(entry_len).zip(at..);
+            out.extend(entries.map(|(bytes, place)| QueueEntry::decode(kind, place, bytes)));
+        };
+        loop {
             let file_end = {
                 let state = self.lock();
+                // The topic may have been removed, or the queue begun anew, since the bounds were looked at.
+                let end = last.min(self.end_of(&state));
+                if at >= end {
+                    return Ok(true);
+                }
                 if at >= state.written {
-                    // The topic may have been removed, or the queue begun anew, since the bounds were looked at.
-                    let pending = state.pending.iter().skip((at - state.written) as usize);
-                    let pending = pending.take((end - at) as usize);
-                    out.extend(pending.map(|entry| QueueEntry::decode(entry)));
+                    let pending = (at - state.written) as usize..(end - state.written) as usize;
+                    copy(&state.pending, pending, entry_len, &mut bytes);
+                    drop(state);
+                    decode(out, at, &bytes);
                     return Ok(true);
                 }
                 state.written.min((at / per_file + 1) * per_file).min(end)
             };
-            bytes.resize((file_end - at) as usize * ENTRY_BYTES, 0);
+            bytes.resize((file_end - at) as usize * entry_len, 0);
             let file = match self.shared.open(self, at / per_file, Open::Existing) {
                 Ok(file) => file,
                 // Retention was faster: the entries are gone, as the next look at the minimum will say.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
                 Err(error) => return Err(error.into()),
             };
-            if !read(&*file, at % per_file * ENTRY_BYTES as u64, &mut bytes)? {
+            if !read(&*file, at % per_file * entry_len as u64, &mut bytes)? {
                 return Ok(false);
             }
-            out.extend(bytes.chunks_exact(ENTRY_BYTES).map(QueueEntry::decode));
+            decode(out, at, &bytes);
             at = file_end;
         }
-        Ok(true)
     }
 
     /// Returns the offset of the message that `boundary` names for a store time, between [`Queue::min_offset`] and
@@ -325,7 +442,8 @@ impl Queue {
         }
         Ok(match boundary {
             Boundary::Lower => low,
-            Boundary::Upper => (low - 1).max(min),
+            // Of a batch, its first.
+            Boundary::Upper => self.entry(low - 1)?.map_or(min, |entry| entry.offset),
         })
     }
 
@@ -336,7 +454,7 @@ impl Queue {
         Ok(store_time.and_then(|store_time| store_time(entry.log_offset, entry.len)))
     }
 
-    /// Returns the entry at `offset`, if the queue has it.
+    /// Returns the entry of the message at `offset`, if the queue has it.
     pub fn entry(&self, offset: i64) -> Result<Option<QueueEntry>, Fault> {
         let mut one = Vec::with_capacity(1);
         self.read(offset, 1, &mut one)?;
@@ -358,7 +476,8 @@ impl Queue {
 
     /// Takes the queue for pushing entries; for the dispatcher alone.
     pub(crate) fn pusher(&self) -> Pusher<'_> {
-        Pusher { queue: self, state: self.lock(), pushed: 0, unit: None }
+        let state = self.lock();
+        Pusher { queue: self, state, end: self.max_offset(), pushed: 0, unit: None }
     }
 
     /// Forgets that the queue was touched and returns its end.
@@ -370,12 +489,13 @@ impl Queue {
     /// Writes what waits now; what comes meanwhile is listed anew. The entries stay readable throughout; on an error those
     /// that were not written keep waiting. One caller: the view writer.
     pub(crate) fn write(self: &Arc<Self>) -> io::Result<()> {
-        let per_file = self.shared.entries_per_file;
+        let per_file = self.shape().entries_per_file;
+        let entry_len = self.kind.entry_len();
         let mut bytes = Vec::new();
         let mut left = {
             let mut state = self.lock();
             state.is_listed = false;
-            state.pending.len()
+            state.pending.len() / entry_len
         };
         if let (Some(ext), 1..) = (&self.ext, left) {
             // First, so that an entry that is found after a kill has its unit.
@@ -389,8 +509,7 @@ impl Queue {
                 }
                 let room = (per_file - state.written % per_file) as usize;
                 let count = left.min(room).min(WRITE_ENTRIES);
-                bytes.clear();
-                state.pending.iter().take(count).for_each(|entry| bytes.extend_from_slice(entry));
+                copy(&state.pending, 0..count, entry_len, &mut bytes);
                 (state.written, state.files.clone())
             };
             let number = at / per_file;
@@ -403,8 +522,8 @@ impl Queue {
             if is_new && files.is_empty() {
                 fill_gap(&*file, at % per_file)?;
             }
-            file.write_at(at % per_file * ENTRY_BYTES as u64, &[IoSlice::new(&bytes)])?;
-            let count = bytes.len() / ENTRY_BYTES;
+            file.write_at(at % per_file * entry_len as u64, &[IoSlice::new(&bytes)])?;
+            let count = bytes.len() / entry_len;
             self.note_written(number, at, count, is_new);
             left -= count;
         }
@@ -421,16 +540,17 @@ impl Queue {
             }
             return;
         }
-        if state.written != at || state.pending.len() < entries {
+        let entry_len = self.kind.entry_len();
+        if state.written != at || state.pending.len() < entries * entry_len {
             // The queue began anew meanwhile: what was written is none of it, and its file was removed.
             return;
         }
         self.shared.pending.fetch_sub(entries, Ordering::Relaxed);
         state.written += entries as u64;
-        state.pending.drain(..entries);
+        state.pending.drain(..entries * entry_len);
         if state.pending.is_empty() {
             // A queue at rest keeps a small buffer at most.
-            state.pending.shrink_to(8);
+            state.pending.shrink_to(8 * entry_len);
         }
         state.files = match state.files.is_empty() {
             true => file..file + 1,
@@ -492,17 +612,19 @@ impl Queue {
         {
             ext.remove_before(first.tags_code)?;
         }
-        self.remove_files_below(low as u64)
+        let read = |file: &dyn File, at, bytes: &mut [u8]| file.read_at(at, bytes).map(|()| true);
+        let place = self.place_of(low, &read)?.expect("it may wait");
+        self.remove_files_below(place)
     }
 
-    fn remove_files_below(&self, offset: u64) -> Result<usize, Fault> {
+    fn remove_files_below(&self, place: u64) -> Result<usize, Fault> {
         let mut removed = 0;
         loop {
             let number = {
                 let mut state = self.lock();
                 let first = state.files.start;
                 let is_newest = first + 1 >= state.files.end;
-                if is_newest || (first + 1) * self.shared.entries_per_file > offset {
+                if is_newest || (first + 1) * self.shape().entries_per_file > place {
                     break;
                 }
                 state.files.start += 1;
@@ -518,12 +640,25 @@ impl Queue {
         lock(&self.state)
     }
 
+    /// Returns the place behind the last entry.
+    fn end_of(&self, state: &State) -> u64 {
+        state.written + (state.pending.len() / self.kind.entry_len()) as u64
+    }
+
+    fn shape(&self) -> &Shape {
+        self.shared.shape(self.kind)
+    }
+
+    fn file_len(&self) -> u64 {
+        self.shape().entries_per_file * self.kind.entry_len() as u64
+    }
+
     fn dir(&self) -> PathBuf {
-        self.shared.root.join(&*self.topic).join(self.id.to_string())
+        self.shape().root.join(&*self.topic).join(self.id.to_string())
     }
 
     fn file_path(&self, number: u64) -> PathBuf {
-        self.dir().join(format!("{:020}", number * self.shared.file_len()))
+        self.dir().join(format!("{:020}", number * self.file_len()))
     }
 }
 
@@ -536,11 +671,11 @@ impl Numbering<'_> {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes it.
-    pub(crate) fn take(&self) -> i64 {
+    /// Takes it, and those that follow it for so many messages.
+    pub(crate) fn take(&self, count: u16) -> i64 {
         let offset = self.next();
         // The log's lock keeps others away: no read-modify-write is needed.
-        self.0.store(offset + 1, Ordering::Relaxed);
+        self.0.store(offset + i64::from(count), Ordering::Relaxed);
         offset
     }
 }
@@ -559,10 +694,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Fills the first `entries` of a file (Java: `ConsumeQueue.fillPreBlank`).
+/// Copies a range of what waits to the place of what `out` holds.
+fn copy(pending: &VecDeque<u8>, entries: Range<usize>, entry_len: usize, out: &mut Vec<u8>) {
+    let range = entries.start * entry_len..entries.end * entry_len;
+    let (front, back) = pending.as_slices();
+    out.clear();
+    out.extend_from_slice(&front[range.start.min(front.len())..range.end.min(front.len())]);
+    let in_back = |at: usize| at.saturating_sub(front.len());
+    out.extend_from_slice(&back[in_back(range.start)..in_back(range.end)]);
+}
+
+/// Fills the first `entries` of a file of single messages (Java: `ConsumeQueue.fillPreBlank`).
 fn fill_gap(file: &dyn File, entries: u64) -> io::Result<()> {
-    let block = QueueEntry::GAP.encode().repeat(3276);
-    let (mut at, end) = (0, entries * ENTRY_BYTES as u64);
+    let entry_len = QueueKind::Simple.entry_len();
+    let block = QueueEntry::gap(0).encode(QueueKind::Simple, 0)[..entry_len].repeat(3276);
+    let (mut at, end) = (0, entries * entry_len as u64);
     while at < end {
         let len = (end - at).min(block.len() as u64);
         file.write_at(at, &[IoSlice::new(&block[..len as usize])])?;
@@ -575,6 +721,9 @@ fn fill_gap(file: &dyn File, entries: u64) -> io::Result<()> {
 pub(crate) struct Pusher<'a> {
     queue: &'a Queue,
     state: MutexGuard<'a, State>,
+    /// Queue offset that comes next.
+    end: i64,
+    /// Entries.
     pushed: usize,
     /// Of the entry that is pushed next.
     unit: Option<ExtUnit>,
@@ -582,19 +731,18 @@ pub(crate) struct Pusher<'a> {
 
 impl Pusher<'_> {
     /// As [`Pusher::push`], with what the queue's extension is to say of the message.
-    pub(crate) fn push_extended(&mut self, offset: i64, entry: QueueEntry, unit: ExtUnit) {
+    pub(crate) fn push_extended(&mut self, entry: QueueEntry, stored_at: Millis, unit: ExtUnit) {
         self.unit = Some(unit);
-        self.push(offset, entry);
+        self.push(entry, stored_at);
     }
 
-    /// Adds the entry of the message with queue offset `offset`. One that the queue already has is left out.
-    pub(crate) fn push(&mut self, offset: i64, mut entry: QueueEntry) {
+    /// Adds an entry, of a record with a store time. One that the queue already has is left out.
+    pub(crate) fn push(&mut self, mut entry: QueueEntry, stored_at: Millis) {
         let unit = self.unit.take();
-        let Ok(offset) = u64::try_from(offset) else { return };
-        if self.state.is_removed {
+        if entry.offset < 0 || self.state.is_removed {
             return;
         }
-        let expected = self.end();
+        let (offset, expected) = (entry.offset, self.end);
         if offset != expected {
             let is_old = self.state.last_log_offset.is_some_and(|last| entry.log_offset <= last);
             if offset < expected && is_old {
@@ -606,7 +754,9 @@ impl Pusher<'_> {
             {
                 // The first message that the log still has of the queue; or of a topic that was removed and made anew.
                 self.restart_at(offset);
-            } else if gap < self.queue.shared.entries_per_file {
+            } else if self.queue.kind == QueueKind::Batch
+                || gap < self.queue.shape().entries_per_file as i64
+            {
                 tracing::warn!(
                     topic = self.queue.topic(),
                     queue = self.queue.id,
@@ -614,8 +764,8 @@ impl Pusher<'_> {
                     offset,
                     "gap in queue"
                 );
-                for _ in 0..gap {
-                    self.add(QueueEntry::GAP);
+                while self.queue.kind == QueueKind::Simple && self.end < offset {
+                    self.add(QueueEntry::gap(self.end), 0);
                 }
             } else {
                 // Java appends such an entry where it stands (`putMessagePositionInfo`, "logic queue order maybe wrong").
@@ -626,13 +776,14 @@ impl Pusher<'_> {
                     offset,
                     "queue out of order"
                 );
+                entry.offset = expected;
             }
         }
         if let (Some(ext), Some(unit)) = (&self.queue.ext, unit) {
             // One that does not fit is left out, as in the original: the tags code stays where it always was.
             entry.tags_code = ext.put(&unit).unwrap_or(entry.tags_code);
         }
-        self.add(entry);
+        self.add(entry, stored_at);
         self.state.last_log_offset = Some(entry.log_offset);
     }
 
@@ -646,31 +797,33 @@ impl Pusher<'_> {
         !self.state.pending.is_empty() && !std::mem::replace(&mut self.state.is_listed, true)
     }
 
-    fn add(&mut self, entry: QueueEntry) {
-        self.state.pending.push_back(entry.encode());
+    fn add(&mut self, entry: QueueEntry, stored_at: Millis) {
+        let bytes = entry.encode(self.queue.kind, stored_at);
+        self.state.pending.extend(&bytes[..self.queue.kind.entry_len()]);
+        self.end = entry.end();
         self.pushed += 1;
     }
 
-    fn end(&self) -> u64 {
-        self.state.written + self.state.pending.len() as u64
-    }
-
-    fn restart_at(&mut self, offset: u64) {
+    fn restart_at(&mut self, offset: i64) {
         let queue = self.queue;
         for number in self.state.files.clone() {
             if let Err(error) = queue.shared.remove(queue, number) {
                 tracing::warn!(topic = queue.topic(), queue = queue.id, %error, "old queue file stays");
             }
         }
-        let waited = self.state.pending.len() - self.pushed;
+        let waited = self.state.pending.len() / queue.kind.entry_len() - self.pushed;
         queue.shared.pending.fetch_sub(waited, Ordering::Relaxed);
         self.pushed = 0;
         self.state.has_new_name |= !self.state.files.is_empty();
         self.state.files = 0..0;
         self.state.pending.clear();
-        self.state.written = offset;
-        queue.max.store(offset as i64, Ordering::Release);
-        queue.min.store(offset as i64, Ordering::Release);
+        self.state.written = match queue.kind {
+            QueueKind::Simple => offset as u64,
+            QueueKind::Batch => 0,
+        };
+        self.end = offset;
+        queue.max.store(offset, Ordering::Release);
+        queue.min.store(offset, Ordering::Release);
     }
 }
 
@@ -680,7 +833,7 @@ impl Drop for Pusher<'_> {
             return;
         }
         self.queue.shared.pending.fetch_add(self.pushed, Ordering::Relaxed);
-        let end = self.end() as i64;
+        let end = self.end;
         self.queue.max.store(end, Ordering::Release);
         // A recovery numbers nothing, it only dispatches; live the number was taken long before.
         if self.queue.next.load(Ordering::Relaxed) < end {
@@ -696,6 +849,10 @@ pub struct Layout {
     pub root: PathBuf,
     /// Bytes of a queue file, a multiple of 20.
     pub file_len: u64,
+    /// Directory of the queues of batches.
+    pub batch_root: PathBuf,
+    /// Bytes of a file there, a multiple of 46.
+    pub batch_file_len: u64,
     /// Directory of their extensions.
     pub ext_root: PathBuf,
     /// Bytes of a file of an extension.
@@ -711,26 +868,29 @@ pub struct Queues {
     shared: Arc<Shared>,
     /// By topic, then sorted by id.
     table: RwLock<HashMap<Box<str>, Vec<Arc<Queue>>>>,
+    /// Topics whose queues are of batches.
+    batch_topics: RwLock<HashSet<String>>,
 }
 
 impl Queues {
-    /// Finds the queues of a layout and cuts from each what stands for records at or after `trusted`, since those are
-    /// dispatched again. `log_min` is the first offset that the log still has. After a crash the part of a file behind the
-    /// last entry is cleared, since anything may be there.
+    /// Finds the queues of a layout, those of `batch_topics` where queues of batches are, and cuts from each what stands
+    /// for records at or after `trusted`, since those are dispatched again. `log_min` is the first offset that the log
+    /// still has. After a crash the part of a file behind the last entry is cleared, since anything may be there.
     pub fn open(
         disk: Arc<dyn Disk>,
         layout: Layout,
+        batch_topics: HashSet<String>,
         last_stop: LastStop,
         trusted: u64,
         log_min: u64,
     ) -> Result<Queues, OpenError> {
         let shared = Arc::new(Shared {
             disk,
-            root: layout.root,
+            simple: Shape::new(layout.root, layout.file_len, QueueKind::Simple),
+            batch: Shape::new(layout.batch_root, layout.batch_file_len, QueueKind::Batch),
             ext_root: layout.ext_root,
             ext_file_len: layout.ext_file_len.max(1),
             is_extended: layout.is_extended,
-            entries_per_file: layout.file_len / ENTRY_BYTES as u64,
             files: Arc::new(Mutex::new(FileCache::new(layout.open_files_max))),
             serials: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
@@ -739,7 +899,6 @@ impl Queues {
             store_time: OnceLock::new(),
         });
         let mut table: HashMap<Box<str>, Vec<Arc<Queue>>> = HashMap::new();
-        let root = shared.root.clone();
         let list = |dir: &Path| {
             shared.disk.list(dir).map_err(|source| OpenError::Io {
                 what: "cannot list",
@@ -747,14 +906,28 @@ impl Queues {
                 source,
             })
         };
-        for topic in list(&root)?.into_iter().filter(|entry| entry.is_dir) {
-            let dir = root.join(&topic.name);
+        let mut topics = Vec::new();
+        for kind in [QueueKind::Simple, QueueKind::Batch] {
+            let found = list(&shared.shape(kind).root)?.into_iter().filter(|entry| entry.is_dir);
+            topics.extend(found.map(|topic| (kind, topic)));
+        }
+        for (kind, topic) in topics {
+            if (kind == QueueKind::Batch) != batch_topics.contains(&topic.name) {
+                let topic = topic.name;
+                tracing::warn!(
+                    topic,
+                    ?kind,
+                    "queues of the other kind than its topic's stay unread"
+                );
+                continue;
+            }
+            let dir = shared.shape(kind).root.join(&topic.name);
             let mut queues = Vec::new();
             for entry in list(&dir)? {
                 // Java skips other names too.
                 let Ok(id) = entry.name.parse::<i32>() else { continue };
                 let files = list(&dir.join(&entry.name))?;
-                let mut queue = shared.new_queue(&topic.name, id);
+                let mut queue = shared.new_queue(&topic.name, id, kind);
                 queue.recover(files, last_stop, trusted, log_min)?;
                 queue.recover_ext(last_stop)?;
                 queue.follow_log_min(log_min)?;
@@ -778,7 +951,34 @@ impl Queues {
                 }
             }
         }
-        Ok(Queues { shared, table: RwLock::new(table) })
+        Ok(Queues { shared, table: RwLock::new(table), batch_topics: RwLock::new(batch_topics) })
+    }
+
+    /// Sets the kind of a topic's queues, before it has any messages; what there is of the other kind is removed.
+    pub fn set_kind(&self, topic: &str, kind: QueueKind) -> Result<(), Fault> {
+        let is_other = {
+            let mut batch_topics =
+                self.batch_topics.write().unwrap_or_else(PoisonError::into_inner);
+            match kind {
+                QueueKind::Simple => batch_topics.remove(topic),
+                QueueKind::Batch => batch_topics.insert(topic.to_owned()),
+            }
+        };
+        if !is_other {
+            return Ok(());
+        }
+        if kind == QueueKind::Batch {
+            // Where one is not there it was deleted, and is to be built anew.
+            for shape in [&self.shared.simple, &self.shared.batch] {
+                self.shared.disk.create_dir_all(&shape.root)?;
+            }
+        }
+        self.remove_topic(topic)
+    }
+
+    fn kind_of(&self, topic: &str) -> QueueKind {
+        let batch_topics = self.batch_topics.read().unwrap_or_else(PoisonError::into_inner);
+        if batch_topics.contains(topic) { QueueKind::Batch } else { QueueKind::Simple }
     }
 
     /// Says how to find the store time of a record; searches by time need it.
@@ -794,16 +994,17 @@ impl Queues {
             return queue;
         }
         if !is_file_name(topic) {
-            let queue = self.shared.new_queue(topic, id);
+            let queue = self.shared.new_queue(topic, id, QueueKind::Simple);
             queue.lock().is_removed = true;
             return Arc::new(queue);
         }
+        let kind = self.kind_of(topic);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let queues = table.entry(topic.into()).or_default();
         match queues.binary_search_by_key(&id, |queue| queue.id) {
             Ok(at) => Arc::clone(&queues[at]),
             Err(at) => {
-                let queue = Arc::new(self.shared.new_queue(topic, id));
+                let queue = Arc::new(self.shared.new_queue(topic, id, kind));
                 queues.insert(at, Arc::clone(&queue));
                 queue
             }
@@ -835,7 +1036,8 @@ impl Queues {
         for queue in removed {
             let files = {
                 let mut state = queue.lock();
-                self.shared.pending.fetch_sub(state.pending.len(), Ordering::Relaxed);
+                let waited = state.pending.len() / queue.kind.entry_len();
+                self.shared.pending.fetch_sub(waited, Ordering::Relaxed);
                 let files = state.files.clone();
                 *state = State { is_removed: true, ..State::default() };
                 queue.min.store(0, Ordering::Release);
@@ -854,7 +1056,9 @@ impl Queues {
                 ext.remove_all()?;
             }
         }
-        remove_dir(&*self.shared.disk, &self.shared.root.join(topic))?;
+        for shape in [&self.shared.simple, &self.shared.batch] {
+            remove_dir(&*self.shared.disk, &shape.root.join(topic))?;
+        }
         Ok(())
     }
 
@@ -903,7 +1107,10 @@ impl Queues {
                     ext.take_unsynced();
                 }
             }
-            return self.shared.disk.sync_all(&self.shared.root);
+            let roots = [QueueKind::Simple, QueueKind::Batch].map(|kind| {
+                queues.iter().any(|queue| queue.kind == kind).then(|| &self.shared.shape(kind).root)
+            });
+            return roots.iter().flatten().try_for_each(|root| self.shared.disk.sync_all(root));
         }
         let mut dirs = Vec::new();
         for queue in queues {
@@ -913,11 +1120,8 @@ impl Queues {
                 dirs.push(queue.dir());
             }
         }
-        let mut parents: Vec<PathBuf> =
-            dirs.iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect();
-        if !parents.is_empty() {
-            parents.push(self.shared.root.clone());
-        }
+        let above = dirs.iter().flat_map(|dir: &PathBuf| dir.ancestors().skip(1).take(2));
+        let mut parents: Vec<PathBuf> = above.map(Path::to_owned).collect();
         parents.sort();
         parents.dedup();
         for dir in dirs.iter().chain(&parents) {
@@ -948,6 +1152,10 @@ fn remove_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 impl Queue {
     /// Finds the end of the queue's extension; after the queue's own.
     fn recover_ext(&mut self, last_stop: LastStop) -> Result<(), OpenError> {
+        if self.kind == QueueKind::Batch {
+            // As in the original.
+            return Ok(());
+        }
         let last = self.max_offset() - 1;
         let last = if last >= self.min_offset() { self.raw_entry(last)? } else { None };
         let mode = if self.shared.is_extended { Mode::Written } else { Mode::Read };
@@ -977,25 +1185,30 @@ impl Queue {
                 shared.disk.remove(&path).map_err(io(path))?;
                 continue;
             }
-            if entry.len != shared.file_len() || at % shared.file_len() != 0 {
+            let expected = self.file_len();
+            if entry.len != expected || at % expected != 0 {
                 return Err(OpenError::FileLen {
-                    key: "mappedFileSizeConsumeQueue",
+                    key: match self.kind {
+                        QueueKind::Simple => "mappedFileSizeConsumeQueue",
+                        QueueKind::Batch => "mapperFileSizeBatchConsumeQueue",
+                    },
                     path: self.dir().join(entry.name),
                     found: entry.len,
-                    expected: shared.file_len(),
+                    expected,
                 });
             }
-            numbers.push(at / shared.file_len());
+            numbers.push(at / expected);
         }
         numbers.sort_unstable();
         let mut is_cut = false;
         while let Some(number) = numbers.pop() {
             let path = self.file_path(number);
             let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
-            let end = shared.find_end(&*file, trusted).map_err(io(path.clone()))?;
+            let end = self.find_end(&*file, trusted).map_err(io(path.clone()))?;
             // Java starts a queue without files at 0 again; the oldest file stays to keep the number, unless the log has all
-            // it ever had, and so the queue's first message if there is one.
-            let keeps_number = log_min > 0 || last_stop == LastStop::Clean;
+            // it ever had, and so the queue's first message if there is one. An entry of a batch has its number inside.
+            let keeps_number =
+                self.kind == QueueKind::Simple && (log_min > 0 || last_stop == LastStop::Clean);
             if end == 0 && !(numbers.is_empty() && keeps_number) {
                 shared.disk.remove(&path).map_err(io(path))?;
                 is_cut = true;
@@ -1005,9 +1218,8 @@ impl Queue {
             let first = numbers.iter().rev().zip((0..number).rev());
             let first = first.take_while(|(found, expected)| *found == expected).last();
             let files = first.map_or(number, |(found, _)| *found)..number + 1;
-            let is_cleared =
-                shared.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
-            let written = number * shared.entries_per_file + end;
+            let is_cleared = self.clear_behind(&*file, end, last_stop).map_err(io(path.clone()))?;
+            let written = number * self.shape().entries_per_file + end;
             let mut state = self.lock();
             // Synced with what is dispatched next: until then the checkpoint asks for the same cut again. A file that a
             // killed process left may have a name that is not synced yet.
@@ -1016,17 +1228,75 @@ impl Queue {
             state.written = written;
             // A process that was killed may have made files whose names it never synced.
             state.has_new_name = is_cleared || is_cut || last_stop == LastStop::Crash;
+            let mut max = written as i64;
             if end > 0 {
-                let last = shared.entry_in(&*file, end - 1).map_err(io(path))?;
+                let last = self.entry_in(&*file, number, end - 1).map_err(io(path))?;
                 state.last_log_offset = (!last.is_gap()).then_some(last.log_offset);
+                max = last.end();
             }
-            let min = (state.files.start * shared.entries_per_file) as i64;
+            let (first, min) =
+                (state.files.start, state.files.start * self.shape().entries_per_file);
+            drop(state);
+            let min = match self.kind {
+                QueueKind::Simple => min as i64,
+                QueueKind::Batch => {
+                    let path = self.file_path(first);
+                    let file = shared.disk.open(&path, Open::Existing).map_err(io(path.clone()))?;
+                    self.entry_in(&*file, first, 0).map_err(io(path))?.offset
+                }
+            };
             self.min.store(min, Ordering::Release);
-            self.max.store(written as i64, Ordering::Release);
-            self.next.store(written as i64, Ordering::Relaxed);
+            self.max.store(max, Ordering::Release);
+            self.next.store(max, Ordering::Relaxed);
             break;
         }
         Ok(())
+    }
+
+    /// Returns the entry at a place within the file of a number.
+    fn entry_in(&self, file: &dyn File, number: u64, at: u64) -> io::Result<QueueEntry> {
+        let entry_len = self.kind.entry_len();
+        let mut bytes = [0; ENTRY_LEN_MAX];
+        file.read_at(at * entry_len as u64, &mut bytes[..entry_len])?;
+        Ok(QueueEntry::decode(self.kind, number * self.shape().entries_per_file + at, &bytes))
+    }
+
+    /// Returns how many entries from the front of a file stand for records below `trusted`. They are a prefix: behind
+    /// them lie zeros, or entries of later records, whatever a crash left of those.
+    fn find_end(&self, file: &dyn File, trusted: u64) -> io::Result<u64> {
+        let (entry_len, per_file) = (self.kind.entry_len(), self.shape().entries_per_file);
+        let mut first = vec![0; FIRST_LOOK.min(per_file) as usize * entry_len];
+        file.read_at(0, &mut first)?;
+        let first = first.chunks_exact(entry_len).map(|it| QueueEntry::decode(self.kind, 0, it));
+        let low = first.take_while(|entry| entry.is_below(trusted)).count() as u64;
+        if low < FIRST_LOOK.min(per_file) {
+            return Ok(low);
+        }
+        let (mut low, mut high) = (low, per_file);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry_in(file, 0, middle)?.is_below(trusted) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// Clears what is behind the first `end` entries of a file if there may be anything; returns whether it did.
+    fn clear_behind(&self, file: &dyn File, end: u64, last_stop: LastStop) -> io::Result<bool> {
+        if end == self.shape().entries_per_file {
+            return Ok(false);
+        }
+        let is_dirty = last_stop == LastStop::Crash || {
+            let next = self.entry_in(file, 0, end)?;
+            next.len != 0 || next.log_offset != 0
+        };
+        if is_dirty {
+            file.zero(end * self.kind.entry_len() as u64..self.file_len())?;
+        }
+        Ok(is_dirty)
     }
 }
 
@@ -1035,9 +1305,18 @@ pub(super) fn file_at(name: &str) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok()).flatten()
 }
 
+impl Shape {
+    fn new(root: PathBuf, file_len: u64, kind: QueueKind) -> Shape {
+        Shape { root, entries_per_file: file_len / kind.entry_len() as u64 }
+    }
+}
+
 impl Shared {
-    fn file_len(&self) -> u64 {
-        self.entries_per_file * ENTRY_BYTES as u64
+    fn shape(&self, kind: QueueKind) -> &Shape {
+        match kind {
+            QueueKind::Simple => &self.simple,
+            QueueKind::Batch => &self.batch,
+        }
     }
 
     fn new_ext(&self, topic: &str, id: i32) -> Extension {
@@ -1050,11 +1329,13 @@ impl Shared {
         )
     }
 
-    fn new_queue(self: &Arc<Self>, topic: &str, id: i32) -> Queue {
+    fn new_queue(self: &Arc<Self>, topic: &str, id: i32, kind: QueueKind) -> Queue {
+        let is_extended = self.is_extended && kind == QueueKind::Simple;
         Queue {
-            ext: self.is_extended.then(|| Box::new(self.new_ext(topic, id))),
+            ext: is_extended.then(|| Box::new(self.new_ext(topic, id))),
             topic: topic.into(),
             id,
+            kind,
             serial: self.serials.fetch_add(1, Ordering::Relaxed),
             next: AtomicI64::new(0),
             max: AtomicI64::new(0),
@@ -1076,7 +1357,7 @@ impl Shared {
     }
 
     fn create(&self, queue: &Queue, number: u64) -> io::Result<Arc<dyn File>> {
-        let how = Open::Length(self.file_len());
+        let how = Open::Length(queue.file_len());
         match self.open(queue, number, how) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.disk.create_dir_all(&queue.dir())?;
@@ -1092,49 +1373,6 @@ impl Shared {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-
-    fn entry_in(&self, file: &dyn File, at: u64) -> io::Result<QueueEntry> {
-        let mut bytes = [0; ENTRY_BYTES];
-        file.read_at(at * ENTRY_BYTES as u64, &mut bytes)?;
-        Ok(QueueEntry::decode(&bytes))
-    }
-
-    /// Returns how many entries from the front of a file stand for records below `trusted`. They are a prefix: behind
-    /// them lie zeros, or entries of later records, whatever a crash left of those.
-    fn find_end(&self, file: &dyn File, trusted: u64) -> io::Result<u64> {
-        let mut first = vec![0; FIRST_LOOK.min(self.entries_per_file) as usize * ENTRY_BYTES];
-        file.read_at(0, &mut first)?;
-        let first = first.chunks_exact(ENTRY_BYTES).map(QueueEntry::decode);
-        let low = first.take_while(|entry| entry.is_below(trusted)).count() as u64;
-        if low < FIRST_LOOK.min(self.entries_per_file) {
-            return Ok(low);
-        }
-        let (mut low, mut high) = (low, self.entries_per_file);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.entry_in(file, middle)?.is_below(trusted) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
-    }
-
-    /// Clears what is behind the first `end` entries of a file if there may be anything; returns whether it did.
-    fn clear_behind(&self, file: &dyn File, end: u64, last_stop: LastStop) -> io::Result<bool> {
-        if end == self.entries_per_file {
-            return Ok(false);
-        }
-        let is_dirty = last_stop == LastStop::Crash || {
-            let next = self.entry_in(file, end)?;
-            next.len != 0 || next.log_offset != 0
-        };
-        if is_dirty {
-            file.zero(end * ENTRY_BYTES as u64..self.file_len())?;
-        }
-        Ok(is_dirty)
     }
 }
 
@@ -1271,14 +1509,15 @@ mod tests {
     #[test]
     fn a_topic_that_goes_while_it_is_read_ends_the_read() {
         let disk = Arc::new(SimDisk::new(0, SimClock::new(0)));
-        let queues = Queues::open(disk, crate::views::tests::layout(), LastStop::Clean, 0, 0)
-            .expect("opens");
+        let layout = crate::views::tests::layout();
+        let queues = Queues::open(disk, layout, HashSet::new(), LastStop::Clean, 0, 0);
+        let queues = queues.expect("opens");
         let queue = queues.queue("T", 0);
         let push = |offsets: Range<i64>| {
             let mut pusher = queue.pusher();
             for offset in offsets {
                 let log_offset = (offset as u64 + 1) * 100;
-                pusher.push(offset, QueueEntry { log_offset, len: 100, tags_code: 0 });
+                pusher.push(QueueEntry { offset, count: 1, log_offset, len: 100, tags_code: 0 }, 0);
             }
         };
         push(0..10);

@@ -1,7 +1,7 @@
 //! Views against a model, and against their rebuild.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,7 +19,7 @@ use super::{
     Durable, LastStop, Views,
     dispatch::{Applier, RUN_MAX},
     index::{Found, Index, Shape, Wanted},
-    queue::{Boundary, Layout, Queue, QueueEntry, Queues, WriteList, Written},
+    queue::{Boundary, Layout, Queue, QueueEntry, QueueKind, Queues, WriteList, Written},
     writer::ViewWriter,
 };
 use crate::{DispatchItem, Options};
@@ -28,11 +28,13 @@ fn disk() -> Arc<dyn Disk> {
     Arc::new(SimDisk::new(0, SimClock::new(0)))
 }
 
-/// Ten entries a queue file, four files open at once, no extensions.
+/// Ten entries a queue file, four a file of a queue of batches, four files open at once, no extensions.
 pub(super) fn layout() -> Layout {
     Layout {
         root: PathBuf::from("/q"),
         file_len: 200,
+        batch_root: PathBuf::from("/b"),
+        batch_file_len: 4 * 46,
         ext_root: PathBuf::from("/ext"),
         ext_file_len: 256,
         is_extended: false,
@@ -41,17 +43,21 @@ pub(super) fn layout() -> Layout {
 }
 
 fn open(disk: &Arc<dyn Disk>, last_stop: LastStop, trusted: u64, log_min: u64) -> Queues {
-    Queues::open(Arc::clone(disk), layout(), last_stop, trusted, log_min).expect("opens")
+    let batch_topics = HashSet::from(["Batched".to_owned()]);
+    let queues =
+        Queues::open(Arc::clone(disk), layout(), batch_topics, last_stop, trusted, log_min);
+    queues.expect("opens")
 }
 
+/// What is looked at of an entry; most tests do not mind where it lies in its queue.
 fn entry(n: u64) -> QueueEntry {
-    QueueEntry { log_offset: n * 100, len: 100, tags_code: n as i64 * 7 }
+    QueueEntry { offset: 0, count: 1, log_offset: n * 100, len: 100, tags_code: n as i64 * 7 }
 }
 
 fn push(list: &mut WriteList, queue: &Arc<Queue>, offsets: Range<i64>, log_from: u64) {
     let mut pusher = queue.pusher();
     for (n, offset) in offsets.enumerate() {
-        pusher.push(offset, entry(log_from + n as u64));
+        pusher.push(QueueEntry { offset, ..entry(log_from + n as u64) }, 0);
     }
     if pusher.list() {
         list.push(Arc::clone(queue), Duration::ZERO, entry(log_from).log_offset, 0);
@@ -68,6 +74,10 @@ pub(super) fn write(list: &mut WriteList) {
 fn read(queue: &Queue, from: i64, max: usize) -> Vec<QueueEntry> {
     let mut out = Vec::new();
     queue.read(from, max, &mut out).expect("reads");
+    for (entry, offset) in out.iter_mut().zip(from..) {
+        assert_eq!((entry.offset, entry.count), (offset, 1));
+        entry.offset = 0;
+    }
     out
 }
 
@@ -178,6 +188,109 @@ fn a_search_by_time_finds_either_boundary() {
     let at = |time, boundary| queue.offset_at(time, boundary).expect("searches");
     assert_eq!([9, 10, 20, 30, 31].map(|time| at(time, Boundary::Lower)), [0, 0, 3, 3, 5]);
     assert_eq!([9, 10, 20, 30, 31].map(|time| at(time, Boundary::Upper)), [0, 2, 2, 4, 4]);
+}
+
+/// Pushes batches of these sizes, the first of them at an offset, and a record each 100 bytes and 10 ms.
+fn push_batches(
+    list: &mut WriteList,
+    queue: &Arc<Queue>,
+    from: i64,
+    counts: &[u16],
+    log_from: u64,
+) {
+    let (mut pusher, mut offset) = (queue.pusher(), from);
+    for (n, count) in (log_from..).zip(counts) {
+        pusher.push(QueueEntry { offset, count: *count, ..entry(n) }, n as i64 * 10);
+        offset += i64::from(*count);
+    }
+    if pusher.list() {
+        list.push(Arc::clone(queue), Duration::ZERO, entry(log_from).log_offset, 0);
+    }
+}
+
+/// Returns offset and count of up to three entries, from that of a message on.
+fn batches(queue: &Queue, from: i64) -> Vec<(i64, u16)> {
+    let mut out = Vec::new();
+    queue.read(from, 3, &mut out).expect("reads");
+    out.iter().map(|entry| (entry.offset, entry.count)).collect()
+}
+
+#[test]
+fn batches_lie_where_java_reads_them_and_are_found_by_each_of_their_messages() {
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
+    queues.set_store_time(Box::new(|at, _| Some(at as i64 / 10)));
+    let queue = queues.queue("Batched", 0);
+    let mut list = WriteList::default();
+    push_batches(&mut list, &queue, 0, &[3, 1, 2, 4, 5, 1], 1);
+    let check = |queue: &Queue| {
+        assert_eq!((queue.min_offset(), queue.max_offset()), (0, 16));
+        assert_eq!(batches(queue, 0), [(0, 3), (3, 1), (4, 2)]);
+        assert_eq!(batches(queue, 2), [(0, 3), (3, 1), (4, 2)]);
+        assert_eq!(batches(queue, 5), [(4, 2), (6, 4), (10, 5)]);
+        assert_eq!(batches(queue, 14), [(10, 5), (15, 1)]);
+        assert_eq!(batches(queue, 16), []);
+    };
+    check(&queue);
+    write(&mut list);
+    check(&queue);
+    let at = |time, boundary| queue.offset_at(time, boundary).expect("searches");
+    assert_eq!([0, 10, 11, 60, 61].map(|time| at(time, Boundary::Lower)), [0, 0, 3, 15, 16]);
+    assert_eq!([0, 10, 25, 59, 60].map(|time| at(time, Boundary::Upper)), [0, 0, 3, 10, 15]);
+    let path = Path::new("/b/Batched/0/00000000000000000184");
+    let bytes = read_whole(&*disk, path, 1 << 20).expect("reads").expect("the second file");
+    let fifth = [
+        [0, 0, 0, 0, 0, 0, 1, 244].as_slice(),
+        &[0, 0, 0, 100],
+        &[0, 0, 0, 0, 0, 0, 0, 35],
+        &[0, 0, 0, 0, 0, 0, 0, 50],
+        &[0, 0, 0, 0, 0, 0, 0, 10],
+        &[0, 5],
+        &[255, 255, 255, 255, 0, 0, 0, 0],
+    ];
+    assert_eq!(bytes[..46], fifth.concat());
+    queues.sync().expect("syncs");
+    for stop in [LastStop::Clean, LastStop::Crash] {
+        check(&open(&disk, stop, 10_000, 0).find("Batched", 0).expect("found"));
+    }
+    // The file of the last two goes; the queue begins behind what the log has lost.
+    let cut = open(&disk, LastStop::Crash, 500, 150);
+    let queue = cut.find("Batched", 0).expect("found");
+    assert_eq!((queue.min_offset(), queue.max_offset(), queue.numbering().next()), (3, 10, 10));
+    push_batches(&mut list, &queue, 10, &[7, 1], 5);
+    write(&mut list);
+    assert_eq!(batches(&queue, 12), [(10, 7), (17, 1)]);
+    assert_eq!(cut.follow_log_min(550, &mut |_, _| {}).expect("follows"), 1);
+    assert_eq!((queue.min_offset(), queue.max_offset()), (17, 18));
+    assert_eq!(batches(&queue, 17), [(17, 1)]);
+    let queues = open(&disk, LastStop::Clean, 10_000, 550);
+    let queue = queues.find("Batched", 0).expect("found");
+    assert_eq!((queue.min_offset(), queue.max_offset()), (17, 18));
+}
+
+#[test]
+fn a_topic_that_becomes_one_of_batches_starts_again_and_so_does_one_that_ceases_to_be() {
+    let disk = disk();
+    let queues = open(&disk, LastStop::Clean, 0, 0);
+    let mut list = WriteList::default();
+    push(&mut list, &queues.queue("T", 0), 0..5, 1);
+    write(&mut list);
+    queues.set_kind("T", QueueKind::Simple).expect("it is");
+    assert_eq!(queues.queue("T", 0).max_offset(), 5);
+    queues.set_kind("T", QueueKind::Batch).expect("changes");
+    push_batches(&mut list, &queues.queue("T", 0), 0, &[3], 6);
+    write(&mut list);
+    assert_eq!(batches(&queues.queue("T", 0), 0), [(0, 3)]);
+    assert!(!disk.exists(Path::new("/q/T")).expect("looks"));
+    queues.set_kind("T", QueueKind::Simple).expect("changes");
+    assert_eq!(queues.queue("T", 0).max_offset(), 0);
+    assert!(!disk.exists(Path::new("/b/T")).expect("looks"));
+    // What lies in the place of the other kind is not read.
+    push(&mut list, &queues.queue("Batched", 0), 0..1, 7);
+    write(&mut list);
+    disk.create_dir_all(Path::new("/q/Batched/0")).expect("makes it");
+    let queues = open(&disk, LastStop::Clean, 10_000, 0);
+    assert_eq!(queues.find("Batched", 0).expect("found").kind(), QueueKind::Batch);
 }
 
 #[test]
@@ -310,6 +423,7 @@ struct World {
 struct Record {
     topic: usize,
     queue_offset: Option<i64>,
+    count: u16,
     log_offset: u64,
     len: u32,
     stored_at: Millis,
@@ -322,12 +436,15 @@ impl Record {
     }
 
     fn entry(&self) -> QueueEntry {
-        let Record { log_offset, len, stored_at, .. } = *self;
-        QueueEntry { log_offset, len, tags_code: stored_at }
+        let Record { queue_offset, count, log_offset, len, stored_at, .. } = *self;
+        let offset = queue_offset.unwrap_or(0);
+        QueueEntry { offset, count, log_offset, len, tags_code: stored_at }
     }
 }
 
 const TOPICS: [&str; 3] = ["A", "B", "%RETRY%C"];
+/// Its queues are of batches.
+const BATCHED: usize = 1;
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 impl World {
@@ -337,6 +454,7 @@ impl World {
         let options = Options {
             store_path_root_dir: PathBuf::from("/s"),
             mapped_file_size_consume_queue: 20 * 40,
+            mapper_file_size_batch_consume_queue: 46 * 30,
             mapped_file_size_consume_queue_ext: 128,
             max_hash_slot_num: 3,
             max_index_num: 30,
@@ -365,7 +483,8 @@ impl World {
         for _ in 0..self.rng.usize(1..30) {
             let topic = self.rng.usize(..TOPICS.len());
             let mut earlier = self.log.iter().rev().filter(|record| record.topic == topic);
-            let last = earlier.find_map(|record| record.queue_offset);
+            let last =
+                earlier.find_map(|record| Some(record.queue_offset? + i64::from(record.count)));
             let keys = (0..self.rng.usize(..3)).map(|_| {
                 hash::index_key_hash("T", KEYS[self.rng.usize(..KEYS.len())]).unsigned_abs()
             });
@@ -373,7 +492,8 @@ impl World {
             self.log.push(Record {
                 topic,
                 // Now and then a transaction message, which takes no place in its queue.
-                queue_offset: (self.rng.u8(..10) > 0).then(|| last.map_or(0, |last| last + 1)),
+                queue_offset: (self.rng.u8(..10) > 0).then(|| last.unwrap_or(0)),
+                count: if topic == BATCHED { self.rng.u16(1..50) } else { 1 },
                 log_offset: self.log.last().map_or(0, Record::end),
                 len: self.rng.u32(91..300),
                 stored_at: self.clock.now(),
@@ -390,6 +510,7 @@ impl World {
             log_offset: record.log_offset,
             len: record.len,
             queue_offset: record.queue_offset.unwrap_or(0),
+            count: record.count,
             tags_code: record.stored_at,
             stored_at: record.stored_at,
             keys: record.keys.iter().copied().collect(),
@@ -492,7 +613,9 @@ fn open_views(
 ) -> (Arc<Views>, Applier, Arc<ViewWriter>) {
     let env = Env::new(clock.clone().into(), Arc::new(disk.clone()), fastrand::Rng::with_seed(1));
     let stored_at = |at| log.iter().find(|record| record.log_offset == at).map(|r| r.stored_at);
-    let views = Views::open(options, &env, last_stop, trusted, log_min, None, &stored_at);
+    let batched = HashSet::from([TOPICS[BATCHED].to_owned()]);
+    let trusted = log_min..trusted;
+    let views = Views::open(options, &env, batched, last_stop, trusted, None, &stored_at);
     let views = Arc::new(views.expect("opens"));
     let writer =
         ViewWriter::new(Arc::clone(&views), options, env.clock.clone(), RUN_MAX, Wake::new());
@@ -502,20 +625,19 @@ fn open_views(
 }
 
 fn check_queues(views: &Views, log: &[Record], log_min: u64) {
-    let mut expected: BTreeMap<&str, Vec<(i64, QueueEntry)>> = BTreeMap::new();
-    for record in log {
-        if let Some(offset) = record.queue_offset {
-            expected.entry(TOPICS[record.topic]).or_default().push((offset, record.entry()));
-        }
+    let mut expected: BTreeMap<&str, Vec<QueueEntry>> = BTreeMap::new();
+    for record in log.iter().filter(|record| record.queue_offset.is_some()) {
+        expected.entry(TOPICS[record.topic]).or_default().push(record.entry());
     }
     for (topic, entries) in expected {
         let queue = views.queues.find(topic, 0).expect("it has messages");
-        let kept: Vec<_> = entries.iter().filter(|(_, e)| e.log_offset >= log_min).collect();
-        let end = entries.last().expect("not empty").0 + 1;
+        let kept = entries.iter().filter(|entry| entry.log_offset >= log_min);
+        let kept: Vec<_> = kept.copied().collect();
+        let end = entries.last().expect("not empty").end();
         assert_eq!(queue.max_offset(), end, "{topic}");
-        assert_eq!(queue.min_offset(), kept.first().map_or(end, |(offset, _)| *offset), "{topic}");
-        let kept: Vec<_> = kept.into_iter().map(|(_, entry)| *entry).collect();
-        let found = read(&queue, queue.min_offset(), usize::MAX);
+        assert_eq!(queue.min_offset(), kept.first().map_or(end, |entry| entry.offset), "{topic}");
+        let mut found = Vec::new();
+        queue.read(queue.min_offset(), usize::MAX, &mut found).expect("reads");
         let differ = found.iter().zip(&kept).position(|(found, kept)| found != kept);
         assert_eq!(differ.map(|at| (at, found[at], kept[at])), None, "{topic}");
         assert_eq!(found.len(), kept.len(), "{topic}");

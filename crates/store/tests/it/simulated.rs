@@ -19,6 +19,7 @@ use env::{
 use store::{Appended, Draft, Entry, Fault, FlushDiskType, Options, Refused, Store};
 use wire::{
     names::system_flag,
+    properties,
     record::{CheckCrc, Record},
 };
 
@@ -26,6 +27,12 @@ use crate::support::{bodies, message, one, options};
 
 const ROOT: &str = "/store";
 const START: i64 = 1_700_000_000_000;
+
+/// The topics, of which the second has queues of batches.
+const TOPICS: [&str; 2] = ["A", BATCHED];
+const BATCHED: &str = "B";
+const TABLE: &[u8] =
+    br#"{"topicConfigTable":{"B":{"topicName":"B","attributes":{"queue.type":"BatchCQ"}}}}"#;
 
 /// Runs `life` for each seed and names the one that failed.
 fn for_each_seed(seeds: u64, life: impl Fn(u64)) {
@@ -50,6 +57,8 @@ struct Message {
     queue: i32,
     /// `None` for a half message.
     queue_offset: Option<i64>,
+    /// 1, or in the topic of batches as many as it says.
+    count: u16,
     log_offset: u64,
     end: u64,
     body: Vec<u8>,
@@ -78,12 +87,19 @@ impl World {
         let mut options = options(Path::new(ROOT));
         options.mapped_file_size_commit_log = [1500, 4096, 16 << 10, 40 << 10][rng.usize(..4)];
         options.mapped_file_size_consume_queue = 20 * rng.u64(2..30);
+        options.mapper_file_size_batch_consume_queue = 46 * rng.u64(2..20);
         options.tail_bytes_max = [0, 2000, 20_000][rng.usize(..3)];
         options.block_cache_bytes_max = [0, 512 << 10][rng.usize(..2)];
         options.dispatch_items_max = [3, 20, 1000][rng.usize(..3)];
         options.backlog_bytes_max = [3000, 1 << 20][rng.usize(..2)];
         if rng.bool() {
             options.flush_disk_type = FlushDiskType::SyncFlush;
+        }
+        let config = options.config_dir();
+        disk.create_dir_all(&config).expect("an empty disk takes it");
+        env::write_whole(&disk, &config.join("topics.json"), TABLE).expect("it has room");
+        for above in config.ancestors() {
+            disk.sync_dir(above).expect("it is well");
         }
         let (store, _) = Store::open(options.clone(), env(&clock, &disk, &mut rng))
             .expect("an empty disk opens");
@@ -113,10 +129,18 @@ impl World {
         let mut run = Vec::new();
         let mut drafts = Vec::new();
         for _ in 0..self.rng.usize(1..6) {
-            let topic = ["A", "B"][self.rng.usize(..2)];
+            let topic = TOPICS[self.rng.usize(..2)];
             let queue = self.rng.i32(0..3);
             let count = if self.rng.u8(..5) == 0 { self.rng.usize(..4) } else { 1 };
-            let entry: Vec<_> = (0..count).map(|_| self.draft(topic, queue)).collect();
+            let mut entry: Vec<_> = (0..count).map(|_| self.draft(topic, queue)).collect();
+            if let ([(draft, ..)], BATCHED, true) = (&mut entry[..], topic, self.rng.bool()) {
+                let mut message = draft.message.clone();
+                let count = self.rng.u16(1..100);
+                message.properties =
+                    format!("{}INNER_NUM\u{1}{count}\u{2}", message.properties).into();
+                message.sys_flag |= system_flag::INNER_BATCH | system_flag::NEED_UNWRAP;
+                *draft = Draft::new(message, draft.queue.clone());
+            }
             let parts = entry.iter().map(|(draft, ..)| draft.clone());
             run.push(match count {
                 1 => Entry::One(entry[0].0.clone()),
@@ -145,23 +169,30 @@ impl World {
         entry: Vec<(Draft, Vec<u8>, String)>,
         appended: &Appended,
     ) {
-        assert_eq!(appended.count as usize, entry.len());
+        let is_single = entry.len() == 1;
+        let counts: Vec<u16> = entry.iter().map(|(draft, ..)| inner_count(draft)).collect();
+        assert_eq!(appended.count, counts.iter().map(|count| u32::from(*count)).sum::<u32>());
         assert_eq!(appended.log_offsets.len(), entry.len());
         let mut queue_offset = self.next_offset(topic, queue);
         let mut at = appended.log_offset;
         for (place, (draft, body, key)) in entry.into_iter().enumerate() {
             assert_eq!(appended.log_offsets[place], at, "a batch is contiguous");
-            let is_half = draft.message.sys_flag == system_flag::TRANSACTION_PREPARED;
+            let is_half = draft.message.sys_flag & system_flag::TRANSACTION_MASK != 0;
             if place == 0 {
                 assert_eq!(appended.queue_offset, if is_half { 0 } else { queue_offset });
             }
-            let end = at + draft.message.encoded_len() as u64;
+            // Of a batch in one record it is written where it begins.
+            let end = match is_single {
+                true => appended.end,
+                false => at + draft.message.encoded_len() as u64,
+            };
             let offset = (!is_half).then_some(queue_offset);
-            queue_offset += i64::from(!is_half);
+            queue_offset += if is_half { 0 } else { i64::from(counts[place]) };
             self.appended.push(Message {
                 topic,
                 queue,
                 queue_offset: offset,
+                count: counts[place],
                 log_offset: at,
                 end,
                 body,
@@ -177,7 +208,7 @@ impl World {
         let of_queue = |message: &&Message| {
             message.topic == topic && message.queue == queue && message.queue_offset.is_some()
         };
-        self.appended.iter().filter(of_queue).count() as i64
+        self.appended.iter().filter(of_queue).map(|message| i64::from(message.count)).sum()
     }
 
     /// Everything that the store said would survive the crash.
@@ -222,11 +253,11 @@ impl World {
                 queues.entry((message.topic, message.queue)).or_default().push(message);
             }
         }
-        for topic in ["A", "B"] {
+        for topic in TOPICS {
             for id in 0..3 {
                 let messages = queues.remove(&(topic, id)).unwrap_or_default();
                 let queue = self.store.queue(topic, id);
-                assert_eq!(queue.max_offset(), messages.len() as i64, "{topic} {id}");
+                assert_eq!(queue.max_offset(), self.next_offset(topic, id), "{topic} {id}");
                 let mut entries = Vec::new();
                 queue.read(0, usize::MAX, &mut entries).expect("queues can be read");
                 assert_eq!(
@@ -237,6 +268,8 @@ impl World {
                 );
                 for (entry, message) in entries.iter().zip(messages) {
                     assert_eq!(entry.log_offset, message.log_offset);
+                    assert_eq!(Some(entry.offset), message.queue_offset);
+                    assert_eq!(entry.count, message.count);
                     assert_eq!(u64::from(entry.len), message.end - message.log_offset);
                 }
             }
@@ -282,6 +315,12 @@ impl World {
     }
 }
 
+/// How many messages a draft holds.
+fn inner_count(draft: &Draft) -> u16 {
+    let count = properties::get(&draft.message.properties, properties::name::INNER_NUM);
+    count.map_or(1, |count| count.parse().expect("we wrote it"))
+}
+
 fn env(clock: &SimClock, disk: &SimDisk, rng: &mut fastrand::Rng) -> Env {
     Env::new(clock.clone().into(), Arc::new(disk.clone()), rng.fork())
 }
@@ -316,7 +355,8 @@ fn views_equal_a_rebuild_from_the_log() {
         world.store.shutdown().expect("the disk is well");
         let end = world.store.marks().synced.get();
         for path in world.disk.paths() {
-            if path.starts_with("/store/consumequeue") || path.starts_with("/store/index") {
+            let views = ["/store/consumequeue", "/store/batchconsumequeue", "/store/index"];
+            if views.iter().any(|view| path.starts_with(view)) {
                 world.disk.remove(&path).expect("it is there");
             }
         }

@@ -76,6 +76,11 @@ impl TopicFilterType {
 }
 
 impl TopicConfig {
+    /// Whether the topic's queues are of batches (Java: `QueueTypeUtils.isBatchCq`).
+    pub fn is_batched(&self) -> bool {
+        self.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
+    }
+
     /// The one-line text of the deflated registration: name, queues, permission, filter type and
     /// attributes, with a space between; order and flag are not in it.
     pub fn to_line(&self) -> String {

@@ -153,6 +153,9 @@ impl Sent {
             if !receipt.unique_key.is_empty() {
                 fields.text("transactionId", &receipt.unique_key);
             }
+            if receipt.is_inner_batch {
+                fields.text("batchUniqId", &receipt.unique_key);
+            }
             if let Some(handle) = &receipt.recall_handle {
                 fields.text("recallHandle", handle);
             }
