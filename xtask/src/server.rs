@@ -197,13 +197,13 @@ impl Spec {
     /// Waits until it serves, and a broker until it is registered.
     pub(crate) fn wait_until_ready(&self, server: &mut Server) -> anyhow::Result<()> {
         server.wait_until_serving(self.port(), &self.kind)?;
-        if self.role == Role::Broker {
+        if self.role != Role::Namesrv {
             self.wait_until_registered()?;
         }
         Ok(())
     }
 
-    /// The original says that it is up before it has registered. A name server that is not there yet is no obstacle.
+    /// Brokers say that they are up before they have registered. A name server that is not there yet is no obstacle.
     fn wait_until_registered(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
