@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     bench::Bench,
-    config::{Layers, Settings, Style},
+    config::{Layers, Settings, Style, ask},
     filters::Filter,
     messages::{Consume, Send, Tail},
 };
@@ -20,6 +20,8 @@ pub(crate) enum Task {
     Run(Plan),
     /// Print the configuration, and do nothing else.
     Print(Layers, Print),
+    /// Answer about the configuration.
+    Ask(Question),
     /// Attach, detach or list code filters.
     Filter(Filter),
     /// Send messages.
@@ -83,8 +85,11 @@ struct Arguments {
 enum Command {
     /// Serves: name server and broker in one process. The same as no command at all.
     Run(Run),
-    /// Prints every key with the value that it would have.
+    /// Prints every key with the value that it would have, or answers about them.
+    #[command(args_conflicts_with_subcommands = true)]
     Config {
+        #[command(subcommand)]
+        question: Option<Question>,
         #[command(flatten)]
         run: Run,
         /// Prints the reference page instead.
@@ -103,6 +108,30 @@ enum Command {
     /// Measures any server of the protocol.
     #[command(subcommand)]
     Bench(Bench),
+}
+
+/// What is asked about the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Question {
+    /// Says what keys mean, what is allowed, what they are here, and who says so.
+    Explain {
+        /// Keys, or parts of their names.
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Looks for all that is wrong with property files; fails if something is.
+    Check {
+        /// The files, weakest first.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Prints the keys that are not at their defaults, and who set them.
+    Diff {
+        #[command(flatten)]
+        run: Run,
+    },
 }
 
 /// The flags of a role, and of what works on its files.
@@ -178,7 +207,8 @@ pub(crate) fn parse() -> Task {
 fn ours(arguments: Arguments) -> Task {
     match arguments.command.unwrap_or(Command::Run(arguments.run)) {
         Command::Run(run) => Task::Run(run.plan()),
-        Command::Config { run, markdown } => {
+        Command::Config { question: Some(question), .. } => Task::Ask(question),
+        Command::Config { run, markdown, .. } => {
             Task::Print(run.plan().layers, if markdown { Print::Markdown } else { Print::All })
         }
         Command::Filter(filter) => Task::Filter(filter),
@@ -198,6 +228,20 @@ fn original(arguments: Original, role: Role) -> Task {
         return Task::Print(layers, if arguments.print { Print::All } else { Print::Common });
     }
     Task::Run(Plan { roles: vec![role], layers, log_format: LogFormat::Text })
+}
+
+impl Question {
+    /// Returns the answer.
+    ///
+    /// # Errors
+    /// What stands in its way, or the answer, if it is that something is wrong.
+    pub(crate) fn answer(self) -> anyhow::Result<String> {
+        match self {
+            Question::Explain { keys, run } => ask::explain(&run.plan().layers, &keys),
+            Question::Check { files } => ask::check(&layers(Style::Original, files)),
+            Question::Diff { run } => ask::diff(&run.plan().layers),
+        }
+    }
 }
 
 impl Run {

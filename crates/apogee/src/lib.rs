@@ -18,7 +18,7 @@ mod tls;
 
 use std::{process::ExitCode, time::Instant};
 
-use args::{Plan, Print, Task};
+use args::{Plan, Print, Question, Task};
 use config::{KEYS, Layers, Origin, Style};
 
 /// Reads `KEY=VALUE` pairs as the binary does with `--set`, for a broker that is simulated.
@@ -45,6 +45,7 @@ pub fn main() -> ExitCode {
     let done = match args::parse() {
         Task::Run(plan) => run(&plan, began),
         Task::Print(layers, print) => print_config(&layers, print),
+        Task::Ask(question) => print_answer(question),
         Task::Filter(filter) => filter.run(),
         Task::Send(send) => send.run(),
         Task::Consume(consume) => consume.run(),
@@ -80,6 +81,12 @@ fn run(plan: &Plan, began: Instant) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(roles::serve(plan, loaded, began))
+}
+
+#[expect(clippy::print_stdout, reason = "printing is what was asked for")]
+fn print_answer(question: Question) -> anyhow::Result<()> {
+    print!("{}", question.answer()?);
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]

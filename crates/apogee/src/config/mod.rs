@@ -4,6 +4,7 @@
 //! `APOGEE_<KEY>` of the environment, `--set`, and the named flags. A value that is not allowed stops the start and says
 //! where it stands and what is allowed; a key that means nothing here is kept, and reported once.
 
+pub(crate) mod ask;
 mod form;
 mod keeper;
 mod keys;
@@ -12,6 +13,7 @@ mod properties;
 mod tls;
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
 };
@@ -148,6 +150,15 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// Keys without effect, in the order in which they were said; the last value of each.
     pub(crate) ignored: Vec<Ignored>,
+    /// Who said the values that hold, by key.
+    said: BTreeMap<&'static str, Source>,
+}
+
+/// One thing that was said.
+struct Said {
+    key: String,
+    value: String,
+    at: Source,
 }
 
 /// What the environment's names of ours begin with.
@@ -158,38 +169,9 @@ const NOT_KEYS: [&str; 1] = ["APOGEE_LOG"];
 impl Layers {
     /// Reads all layers, weakest first.
     pub(crate) fn load(&self) -> Result<Loaded, ConfigError> {
-        let mut loaded = Loaded { settings: self.defaults(), ignored: Vec::new() };
-        for (name, value) in &self.environment {
-            if name == "NAMESRV_ADDR" {
-                loaded.take("namesrvAddr", value, &Source::Environment(name.clone()))?;
-            }
-        }
-        for path in &self.files {
-            let text = read(path)?;
-            for pair in properties::parse(&text) {
-                loaded.take(&pair.key, &pair.value, &Source::File(path.clone(), pair.line))?;
-            }
-        }
-        for (name, value) in &self.environment {
-            if let Some(rest) =
-                name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.contains(&name.as_str()))
-            {
-                loaded.take(
-                    &key_of_environment(rest),
-                    value,
-                    &Source::Environment(name.clone()),
-                )?;
-            }
-        }
-        for text in &self.sets {
-            let at = Source::Flag("--set");
-            let Some((key, value)) = text.split_once('=') else {
-                return Err(ConfigError::NoPair { at, text: text.clone() });
-            };
-            loaded.take(key.trim(), value, &at)?;
-        }
-        for (flag, key, value) in &self.flags {
-            loaded.take(key, value, &Source::Flag(flag))?;
+        let mut loaded = Loaded::new(self.defaults());
+        for said in self.said()? {
+            loaded.take(&said.key, &said.value, &said.at)?;
         }
         loaded.settings.settle();
         let shown = KEYS.iter().map(|key| (key.name.to_owned(), (key.show)(&loaded.settings)));
@@ -197,6 +179,42 @@ impl Layers {
             loaded.ignored.iter().map(|ignored| (ignored.key.clone(), ignored.value.clone()));
         loaded.settings.broker.kept = shown.chain(ignored).collect();
         Ok(loaded)
+    }
+
+    /// Returns what the layers say, weakest first.
+    fn said(&self) -> Result<Vec<Said>, ConfigError> {
+        let mut said = Vec::new();
+        let mut say = |key: &str, value: &str, at: Source| {
+            said.push(Said { key: key.to_owned(), value: value.to_owned(), at });
+        };
+        for (name, value) in &self.environment {
+            if name == "NAMESRV_ADDR" {
+                say("namesrvAddr", value, Source::Environment(name.clone()));
+            }
+        }
+        for path in &self.files {
+            for pair in properties::parse(&read(path)?) {
+                say(&pair.key, &pair.value, Source::File(path.clone(), pair.line));
+            }
+        }
+        for (name, value) in &self.environment {
+            if let Some(rest) =
+                name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.contains(&name.as_str()))
+            {
+                say(&key_of_environment(rest), value, Source::Environment(name.clone()));
+            }
+        }
+        for text in &self.sets {
+            let at = Source::Flag("--set");
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(ConfigError::NoPair { at, text: text.clone() });
+            };
+            say(key.trim(), value, at);
+        }
+        for (flag, key, value) in &self.flags {
+            say(key, value, Source::Flag(flag));
+        }
+        Ok(said)
     }
 
     fn defaults(&self) -> Settings {
@@ -235,6 +253,10 @@ fn key_of_environment(rest: &str) -> String {
 }
 
 impl Loaded {
+    fn new(settings: Settings) -> Loaded {
+        Loaded { settings, ignored: Vec::new(), said: BTreeMap::new() }
+    }
+
     fn take(&mut self, key: &str, value: &str, at: &Source) -> Result<(), ConfigError> {
         let value = value.trim();
         if let Some(reason) = keys::refusal(key, value) {
@@ -267,6 +289,7 @@ impl Loaded {
                 allowed,
             });
         }
+        self.said.insert(known.name, at.clone());
         Ok(())
     }
 }
@@ -361,6 +384,31 @@ mod tests {
         assert_eq!(seen, [("sendMessageThreadPoolNums", "8", true), ("lisenPort", "2", false)]);
         let kept = &loaded.settings.broker.kept;
         assert_eq!((kept["lisenPort"].as_str(), kept["fileReservedTime"].as_str()), ("2", "72"));
+    }
+
+    #[test]
+    fn a_key_is_explained_with_who_set_it_and_a_part_of_one_finds_it() {
+        let mut layers = layers();
+        layers.sets = vec!["flushDiskType=SYNC_FLUSH".into()];
+        let explain = |word: &str| ask::explain(&layers, &[word.to_owned()]).unwrap();
+        let text = explain("flushdisktype");
+        for part in [
+            "flushDiskType  (RocketMQ's)",
+            "allowed  ASYNC_FLUSH or SYNC_FLUSH",
+            "default  ASYNC_FLUSH",
+            "here     SYNC_FLUSH  (--set)",
+            "changes  with a start only",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(explain("autoCreateTopicEnable").contains("while the broker runs"));
+        assert!(explain("sendMessageThreadPoolNums").contains("no effect"));
+        assert!(explain("parkedpulls").contains("is part of parkedPullsMax"));
+        assert!(ask::explain(&layers, &["nonsense".into()]).is_err());
+        assert_eq!(
+            ask::diff(&layers).unwrap(),
+            "flushDiskType=SYNC_FLUSH  (default: ASYNC_FLUSH, --set)\n"
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ A value that is not allowed stops the start with its file and line, the key, and
 RocketMQ's other keys are accepted and have no effect; they, and unknown ones, are listed once at start.
 Keys that would keep data in RocksDB, and those that ask for access control or replication, stop the start, since they are not served yet.
 
+`apogee config explain KEY` says what a key means and who sets it, `apogee config check FILE` what is wrong with a file, and `apogee config diff` what is not at its default.
+
 Keys in **bold** are those that operators really set; those marked *own* are not RocketMQ's.
 Where an empty default stands, nothing is said unless the text says what then holds.
 ";

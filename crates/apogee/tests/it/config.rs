@@ -50,6 +50,29 @@ fn unknown_keys_are_reported_and_do_not_stop_the_start() {
 }
 
 #[test]
+fn a_check_finds_all_that_is_wrong_and_starts_nothing() {
+    let folder = Folder::new("check");
+    let check = |lines: &str| {
+        fs::write(folder.0.join("broker.conf"), lines).unwrap();
+        let mut command = Command::new(APOGEE);
+        command.args(["config", "check", "broker.conf"]).current_dir(&folder.0);
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (is_fine, text) = check("fileReservedTime=forever\nlisenPort=1\nflushDiskType=FSYNC\n");
+    assert!(!is_fine);
+    for part in ["broker.conf:1: `fileReservedTime", "broker.conf:2: `lisenPort`", "broker.conf:3"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    let (is_fine, text) = check("listenPort=10911\nsendMessageThreadPoolNums=8\n");
+    assert!(is_fine, "{text}");
+    assert!(text.contains("has no effect") && text.ends_with("nothing wrong, 1 taken\n"), "{text}");
+    assert!(!folder.0.join("data").exists());
+}
+
+#[test]
 fn under_the_originals_name_its_flags_and_defaults_hold() {
     let folder = Folder::new("mqbroker");
     let link = folder.0.join("mqbroker");
