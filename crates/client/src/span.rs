@@ -122,9 +122,11 @@ pub(crate) fn process(core: &Core, group: &str, messages: &[ReceivedMessage]) ->
         messaging.rocketmq.message.group =
             alone.and_then(|message| message.property(name::SHARDING_KEY)),
     );
-    match (&core.config.trace_context, alone.and_then(W3cContext::of)) {
-        (Some(hook), Some(context)) if !span.is_disabled() => hook.extract(&span, &context),
-        (Some(_) | None, Some(_) | None) => link(core, &span, messages),
+    if let Some(hook) = core.config.trace_context.as_ref().filter(|_| !span.is_disabled()) {
+        match alone.and_then(W3cContext::of) {
+            Some(context) => hook.extract(&span, &context),
+            None => link(core, &span, messages),
+        }
     }
     span
 }
